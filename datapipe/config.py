@@ -1,0 +1,100 @@
+"""The `build` section of the config. Names are img2dataset's where it has one."""
+
+import ipaddress
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from infra.settings import Settings
+
+
+class OutputFormat(StrEnum):
+    """How a shard holds its images."""
+
+    WEBDATASET = "webdataset"
+    PARQUET = "parquet"
+
+
+class ResizeMode(StrEnum):
+    """What becomes of a picture whose shape or size is not the wanted one; as in img2dataset."""
+
+    NO = "no"
+    BORDER = "border"
+    KEEP_RATIO = "keep_ratio"
+    KEEP_RATIO_LARGEST = "keep_ratio_largest"
+    CENTER_CROP = "center_crop"
+
+
+class EncodeFormat(StrEnum):
+    """The format that images are stored in."""
+
+    JPG = "jpg"
+    PNG = "png"
+    WEBP = "webp"
+
+
+class BuildConfig(Settings):
+    """URL list → dataset."""
+
+    input: str
+    """The URL list: a file, a folder or a glob; parquet, csv, tsv, json, jsonl or txt, also .gz."""
+    output: str
+    """The dataset's folder."""
+    url_col: str = "url"
+    """The column with the URLs."""
+    caption_col: str | None = "caption"
+    """The column with the captions; null when there are none."""
+    save_additional_columns: list[str] | None = None
+    """Further columns to carry into the dataset; null carries all of them."""
+    output_format: OutputFormat = OutputFormat.WEBDATASET
+    """`webdataset` (tar files) or `parquet` (images as a column)."""
+    number_sample_per_shard: Annotated[int, Field(ge=1, le=10_000_000)] = 10_000
+    """Input rows per shard."""
+    image_size: Annotated[int, Field(ge=1, le=8192)] = 256
+    """Wanted size in pixels; which side it means depends on `resize_mode`."""
+    resize_mode: ResizeMode = ResizeMode.KEEP_RATIO
+    """no, border, keep_ratio, keep_ratio_largest or center_crop."""
+    resize_only_if_bigger: bool = True
+    """Leave pictures that are smaller than `image_size` as they are."""
+    encode_format: EncodeFormat = EncodeFormat.JPG
+    """jpg, png or webp."""
+    encode_quality: Annotated[int, Field(ge=0, le=100)] = 95
+    """1–100 for jpg and webp; compression 0–9 for png."""
+    skip_reencode: bool = False
+    """Store the downloaded bytes as they are when the picture needs no resize and has the wanted format."""
+    timeout: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    """Seconds for one whole request, from connecting to the last byte."""
+    retries: Annotated[int, Field(ge=0, le=20)] = 2
+    """Further tries for errors that may pass (time-outs, resets, 429 and 5xx)."""
+    max_download_bytes: Annotated[int, Field(ge=1)] = 64 << 20
+    """Largest response body that is read."""
+    max_image_pixels: Annotated[int, Field(ge=1)] = 100_000_000
+    """Largest picture that is decoded (width × height), told from its header."""
+    max_redirects: Annotated[int, Field(ge=0, le=20)] = 5
+    """Redirects that are followed."""
+    connections: Annotated[int, Field(ge=1, le=1024)] = 64
+    """Simultaneous connections of one task."""
+    connections_per_host: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Simultaneous connections of one task to one host."""
+    min_image_size: Annotated[int, Field(ge=0)] = 0
+    """Pictures whose shorter side is below this many pixels are left out."""
+    max_image_area: Annotated[float, Field(gt=0)] = float("inf")
+    """Pictures of more than this many pixels are left out."""
+    max_aspect_ratio: Annotated[float, Field(ge=1)] = float("inf")
+    """Pictures whose longer side is more than this many times the shorter are left out."""
+    disallowed_header_directives: list[str] = ["noai", "noimageai", "noindex", "noimageindex"]
+    """`X-Robots-Tag` directives that are honoured by leaving the picture out."""
+    user_agent_token: str | None = None
+    """Our name in the User-Agent, for directives that are meant for us alone."""
+    allow_private_addresses: list[str] = []
+    """Address ranges of private networks that may be asked, e.g. [127.0.0.0/8]."""
+    tasks: Annotated[int, Field(ge=1)] | None = None
+    """Shards that are built at once; null: one per core of the cluster."""
+
+    @field_validator("allow_private_addresses")
+    @classmethod
+    def _are_networks(cls, value: list[str]) -> list[str]:
+        for text in value:
+            ipaddress.ip_network(text, strict=False)
+        return value

@@ -1,0 +1,176 @@
+"""Opens a finished dataset: its manifest, its shards, and any image by shard and index."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from datapipe.status import SampleStatus
+from infra.errors import InputError
+from infra.storage import Storage, storage_of
+
+MANIFEST_FILE = "dataset.json"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The manifest of a finished dataset.
+
+    `shard_rows` and `shard_samples` have one number a shard: input rows, and those that became samples.
+    `settings` are the build settings that the bytes depend on. `status_counts` add up to all rows.
+    """
+
+    format_version: int
+    settings: dict[str, Any]
+    shard_rows: tuple[int, ...]
+    shard_samples: tuple[int, ...]
+    status_counts: dict[str, int]
+    total_bytes: int
+
+    @property
+    def rows(self) -> int:
+        """Input rows."""
+        return sum(self.shard_rows)
+
+    @property
+    def samples(self) -> int:
+        """Rows that became samples."""
+        return sum(self.shard_samples)
+
+    def to_json(self) -> bytes:
+        """The manifest as it is written."""
+        return (json.dumps(asdict(self), indent=1, sort_keys=True) + "\n").encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "Manifest":
+        """Reads `to_json`'s bytes."""
+        raw = json.loads(data)
+        return cls(
+            **{**raw, "shard_rows": tuple(raw["shard_rows"]), "shard_samples": tuple(raw["shard_samples"])}
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A finished dataset, opened for reading. Cheap to pickle."""
+
+    storage: Storage
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, url: str) -> "Dataset":
+        """Opens the dataset at `url`. Raises InputError when no finished one is there."""
+        storage = storage_of(url)
+        if not storage.exists(MANIFEST_FILE):
+            raise InputError(
+                f"{storage.url} holds no finished dataset ({MANIFEST_FILE} is missing).",
+                "A dataset's folder is complete once `diptych build` has written that file.",
+                "Give the dataset's folder, or run `diptych build` with the same config: it goes on.",
+            )
+        manifest = Manifest.from_json(storage.read_bytes(MANIFEST_FILE))
+        if manifest.format_version != FORMAT_VERSION:
+            raise InputError(
+                f"{storage.url}/{MANIFEST_FILE} has format version {manifest.format_version}.",
+                f"This diptych reads version {FORMAT_VERSION}.",
+                "Use the diptych that built it, or build it again.",
+            )
+        return cls(storage, manifest)
+
+    @property
+    def is_webdataset(self) -> bool:
+        """Whether images lie in tar files (else in a column of the Parquet files)."""
+        return bool(self.manifest.settings["output_format"] == "webdataset")
+
+    def shard_name(self, shard: int) -> str:
+        """`00003` for 3, as img2dataset names it."""
+        return f"{shard:05d}"
+
+    def read_rows(self, shard: int, columns: list[str] | None = None) -> pa.Table:
+        """The shard's table: one row per input row, images left out."""
+        with self.storage.open_input(f"{self.shard_name(shard)}.parquet") as stream:
+            file = pq.ParquetFile(stream)
+            kept = [name for name in file.schema_arrow.names if name != _image_column(self)]
+            return file.read(columns=kept if columns is None else columns)
+
+    def open_shard(self, shard: int, columns: list[str]) -> "ShardReader":
+        """Opens one shard for its good samples, with `columns` of their table."""
+        return ShardReader(self, shard, columns)
+
+
+class ShardReader:
+    """The good samples of one shard, by index: `samples` is their table, `image(i)` their encoded bytes.
+
+    Safe to share between threads. A `with` block or `close` lets go of the file.
+    """
+
+    def __init__(self, dataset: Dataset, shard: int, columns: list[str]) -> None:
+        self._webdataset = dataset.is_webdataset
+        extra = ["image_offset", "image_length"] if self._webdataset else []
+        table = dataset.read_rows(shard, list(dict.fromkeys([*columns, "status", *extra])))
+        good = pc.equal(table["status"], SampleStatus.SUCCESS.value)
+        self.samples: pa.Table = table.filter(good)
+        name = dataset.shard_name(shard)
+        if self._webdataset:
+            self._offsets = self.samples["image_offset"].to_numpy()
+            self._lengths = self.samples["image_length"].to_numpy()
+            self._file = _RangeFile(dataset.storage, f"{name}.tar")
+        else:
+            images = _read_column(dataset, name, _image_column(dataset))
+            self._images = images.filter(good)
+
+    def __len__(self) -> int:
+        return int(self.samples.num_rows)
+
+    def __enter__(self) -> "ShardReader":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def image(self, index: int) -> bytes:
+        """The encoded picture of the `index`-th good sample."""
+        if self._webdataset:
+            return self._file.read(int(self._offsets[index]), int(self._lengths[index]))
+        return bytes(self._images[index].as_py())
+
+    def close(self) -> None:
+        """Lets go of the shard's file."""
+        if self._webdataset:
+            self._file.close()
+
+
+class _RangeFile:
+    """Reads byte ranges from several threads at once: by pread on local disk, by range requests elsewhere."""
+
+    def __init__(self, storage: Storage, path: str) -> None:
+        self._descriptor = os.open(storage.local_path(path), os.O_RDONLY) if storage.is_local else None
+        self._stream = None if storage.is_local else storage.open_input(path)
+
+    def read(self, offset: int, length: int) -> bytes:
+        if self._descriptor is not None:
+            return os.pread(self._descriptor, length, offset)
+        assert self._stream is not None
+        return bytes(self._stream.read_at(length, offset))
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+        if self._stream is not None:
+            self._stream.close()
+
+
+def _image_column(dataset: Dataset) -> str:
+    """The name of the images' column in the Parquet format: the encoding's, as in img2dataset."""
+    return str(dataset.manifest.settings["encode_format"])
+
+
+def _read_column(dataset: Dataset, name: str, column: str) -> pa.ChunkedArray:
+    with dataset.storage.open_input(f"{name}.parquet") as stream:
+        return pq.ParquetFile(stream).read(columns=[column])[column]

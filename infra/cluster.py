@@ -1,0 +1,105 @@
+"""Connects to a Ray cluster, or starts a quiet one on this machine that leaves no process or file behind."""
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from infra.errors import MachineError
+
+SESSION_PREFIX = "diptych-ray-"
+OBJECT_STORE_BYTES = 256 << 20  # images never enter it: only plans, counts and metrics do
+KEPT_LOGS = ("worker-*.out", "worker-*.err", "raylet.*", "gcs_server.*", "train/*.log", "ray-data/*.log")
+
+# Read by Ray when it is imported or when its daemons start: so they are set before either.
+QUIET_RAY = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_enable_metrics_collection": "0",
+    "PYTHONWARNINGS": "ignore",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What a connected cluster offers."""
+
+    cpus: int
+    gpus: int
+    logs: Path
+
+
+@contextlib.contextmanager
+def connect(logs: Path, *, address: str | None = None, cpus: int | None = None) -> Iterator[Cluster]:
+    """A Ray cluster for the length of the block.
+
+    With `address` an existing one is joined and left as it was. Without, one is started on this machine with
+    `cpus` cores (default: all) and stopped at the end; its logs are kept in `logs`.
+    Raises MachineError when no cluster answers at `address` or none can be started.
+    """
+    os.environ.update(QUIET_RAY)
+    _sweep_dead_sessions()
+    import ray
+
+    folder = Path(tempfile.mkdtemp(prefix=f"{SESSION_PREFIX}{os.getpid()}-", dir=_short_temporary_folder()))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _start(ray, folder, address, cpus)
+        resources = ray.cluster_resources()
+        yield Cluster(int(resources.get("CPU", 0)), int(resources.get("GPU", 0)), logs)
+    finally:
+        ray.shutdown()
+        _keep_logs(folder, logs)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(ray: object, folder: Path, address: str | None, cpus: int | None) -> None:
+    options: dict[str, object] = {"address": address} if address else {
+        "address": "local",
+        "num_cpus": cpus,
+        "include_dashboard": False,
+        "object_store_memory": OBJECT_STORE_BYTES,
+        "_temp_dir": str(folder),
+    }
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **options)  # type: ignore[attr-defined]
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise MachineError(
+            f"No Ray cluster {f'answers at {address}' if address else 'could be started here'}: {error}",
+            "A reachable address, or a machine with some free memory and a writable temporary folder, is needed.",
+            "Check the address, or leave it out to run on this machine.",
+        ) from error
+
+
+def _sweep_dead_sessions() -> None:
+    """Removes the folders of clusters whose driver was killed; their daemons die with the driver."""
+    for folder in _short_temporary_folder().glob(f"{SESSION_PREFIX}*"):
+        owner = folder.name.removeprefix(SESSION_PREFIX).split("-")[0]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _keep_logs(session: Path, logs: Path) -> None:
+    for pattern in KEPT_LOGS:
+        for source in session.glob(f"session_2*/logs/{pattern}"):
+            if source.is_file() and source.stat().st_size:
+                logs.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, logs / source.name)
+
+
+def _short_temporary_folder() -> Path:
+    """Ray puts sockets there, whose paths may have 107 bytes at most: so a deep TMPDIR is passed over."""
+    folder = Path(tempfile.gettempdir())
+    return folder if len(str(folder)) < 30 else Path("/tmp")

@@ -1,0 +1,64 @@
+"""The errors that diptych raises on purpose.
+
+    DiptychError                 root; prints as its own two or three lines, without a traceback
+    ├── UserError                the command, config, input or machine is wrong: exit code 2
+    │   ├── ConfigError          a key or value in the config file or on the command line
+    │   ├── InputError           a file or dataset that was named cannot be read as what it should be
+    │   ├── OutputError          a place to write to cannot be written, or is too small
+    │   └── MachineError         a port, address or device of this machine is not as needed
+    └── RunError                 the work itself failed: exit code 1
+        ├── StageFailed          a stage of a run ended without its result
+        └── CorruptData          committed bytes differ from what their marker vouches for
+"""
+
+
+class DiptychError(Exception):
+    """An error with the three things a user needs: what was found and where, what is allowed, what to do.
+
+    All three are positional, so that the error survives pickling between Ray's processes.
+    """
+
+    exit_code = 1
+
+    def __init__(self, found: str, allowed: str = "", fix: str = "") -> None:
+        super().__init__(found, allowed, fix)
+        self.found = found
+        self.allowed = allowed
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return "\n".join(part for part in (self.found, self.allowed, self.fix) if part)
+
+
+class UserError(DiptychError):
+    """The command, the config, the input or the machine is wrong; nothing was started."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """A key or a value of the config is not allowed."""
+
+
+class InputError(UserError):
+    """A named input cannot be read as what it should be."""
+
+
+class OutputError(UserError):
+    """A place to write to cannot be written."""
+
+
+class MachineError(UserError):
+    """Something of this machine (a port, a device, a program) is not as needed."""
+
+
+class RunError(DiptychError):
+    """The work failed after it had started."""
+
+
+class StageFailed(RunError):
+    """A stage ended without its result."""
+
+
+class CorruptData(RunError):
+    """Committed bytes are not those that their marker vouches for."""

@@ -1,0 +1,153 @@
+"""The `train` and `evaluate` sections of the config."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from infra.settings import Settings
+
+SMALL_MODELS = ("diptych-tiny",)
+
+
+class LossName(StrEnum):
+    """The contrastive loss."""
+
+    CLIP = "clip"
+    SIGLIP = "siglip"
+
+
+class Precision(StrEnum):
+    """What matrix products are computed in; master weights are always fp32."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
+class SamplePart(StrEnum):
+    """Which samples of a dataset are meant, when a share of them is held out by a hash of their key."""
+
+    ALL = "all"
+    TRAIN = "train"
+    HELD_OUT = "held_out"
+
+
+class DataSource(Settings):
+    """A dataset, or the samples of it that fulfil a condition."""
+
+    path: str
+    """The dataset's folder."""
+    where: dict[str, str | int | bool] = {}
+    """Only samples whose columns have these values, e.g. {split: train}."""
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the samples that is kept out of training, chosen by a hash of the key."""
+    part: SamplePart = SamplePart.ALL
+    """all, train (the samples not held out) or held_out."""
+
+
+class TrainConfig(Settings):
+    """Dataset → checkpoint. Give exactly one of `steps`, `samples` and `epochs`."""
+
+    data: str | DataSource
+    """A dataset's folder, or a folder with a condition."""
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the samples that is kept for evaluation, chosen by a hash of the key."""
+    model: str = "ViT-B-32"
+    """Any open_clip name, or a small one of ours: diptych-tiny."""
+    loss: LossName = LossName.CLIP
+    """clip or siglip."""
+    global_batch_size: Annotated[int, Field(ge=2)] = 256
+    """Pairs per step, over all workers."""
+    steps: Annotated[int, Field(ge=1)] | None = None
+    """Length of the training in steps."""
+    samples: Annotated[int, Field(ge=1)] | None = None
+    """Length of the training in samples seen."""
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    """Length of the training in passes over the dataset."""
+    lr: Annotated[float, Field(gt=0)] = 5.0e-4
+    """Highest learning rate."""
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    """Steps in which the learning rate rises; null: 2,000 or a tenth of the training, whichever is less."""
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Adam's first decay."""
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.98
+    """Adam's second decay."""
+    eps: Annotated[float, Field(gt=0)] = 1.0e-6
+    """Adam's epsilon."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.2
+    """Weight decay; not on gains, biases and the two scalars."""
+    grad_clip_norm: Annotated[float, Field(gt=0)] | None = None
+    """Largest norm of the gradient; null: no clipping."""
+    crop_scale: tuple[float, float] = (0.9, 1.0)
+    """Area of the random square crop, as a share of the picture."""
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 1
+    """DeepSpeed's ZeRO stage."""
+    precision: Precision = Precision.FP32
+    """fp32 or bf16."""
+    workers: Annotated[int, Field(ge=1)] = 1
+    """Training workers (ranks)."""
+    use_gpu: bool | None = None
+    """Whether each worker gets a GPU; null: if the cluster has enough."""
+    threads_per_worker: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads of one worker; null: its share of the machine's cores."""
+    checkpoint_every: Annotated[int, Field(ge=1)] = 1000
+    """Steps between checkpoints."""
+    keep_checkpoints: Annotated[int, Field(ge=1)] = 3
+    """Newest checkpoints that are kept."""
+    max_restarts: Annotated[int, Field(ge=0)] = 3
+    """Times that a failed worker group is started again."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the initial weights, the sample order and the augmentation."""
+
+    @model_validator(mode="after")
+    def _has_one_length(self) -> "TrainConfig":
+        given = [name for name in ("steps", "samples", "epochs") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"got {' and '.join(given) or 'none'} of steps, samples, epochs; want exactly one")
+        return self
+
+    def training_source(self) -> DataSource:
+        """The samples that training sees."""
+        source = self.data if isinstance(self.data, DataSource) else DataSource(path=self.data)
+        if not self.held_out:
+            return source
+        return source.model_copy(update={"held_out": self.held_out, "part": SamplePart.TRAIN})
+
+    def held_out_source(self) -> DataSource | None:
+        """The samples that `held_out` keeps from training; None when it keeps none."""
+        if not self.held_out:
+            return None
+        return self.training_source().model_copy(update={"part": SamplePart.HELD_OUT})
+
+
+class RetrievalConfig(Settings):
+    """Recall@k from text to image and back."""
+
+    data: str | DataSource | None = None
+    """The samples; null: those that `train.held_out` kept out of training."""
+    k: list[Annotated[int, Field(ge=1)]] = [1, 5, 10]
+    """The k of recall@k."""
+
+
+class ZeroShotConfig(Settings):
+    """Classification by the nearest class prompt."""
+
+    data: str | DataSource | None = None
+    """The samples; null: those that `train.held_out` kept out of training."""
+    label_col: str
+    """The column with a sample's class."""
+    classes: dict[str, str] | list[str] | None = None
+    """Label → name in the prompt, or a list of labels; null: the labels that occur."""
+    templates: list[str] = ["a photo of a {}."]
+    """Prompts, with {} for the class name; their embeddings are averaged."""
+
+
+class EvaluateConfig(Settings):
+    """Checkpoint → scores."""
+
+    retrieval: RetrievalConfig | None = None
+    """Retrieval, when given."""
+    zero_shot: ZeroShotConfig | None = None
+    """Zero-shot classification, when given."""
+    batch_size: Annotated[int, Field(ge=1)] = 256
+    """Pictures or texts encoded at once."""

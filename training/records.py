@@ -1,0 +1,105 @@
+"""What training and evaluation leave behind for people and programs to read: metrics, scores, examples."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from infra.storage import Storage
+
+METRICS_FILE = "metrics.jsonl"
+SCORES_FILE = "scores.json"
+EXAMPLES_FILE = "examples.json"
+
+
+@dataclass(frozen=True, slots=True)
+class StepMetrics:
+    """One optimizer step. `attempt` counts the starts of the worker group, from 1; `time` is Unix seconds."""
+
+    step: int
+    loss: float
+    logit_scale: float
+    lr: float
+    samples_per_s: float
+    epoch: float
+    attempt: int
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One figure beside what guessing would give; both as shares from 0 to 1. `samples` were scored."""
+
+    name: str
+    value: float
+    chance: float
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRef:
+    """A sample of a dataset: its shard's number, its place among the shard's good samples, key and caption."""
+
+    shard: int
+    index: int
+    key: str
+    caption: str
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievalExample:
+    """A caption, the picture that it belongs to, and the pictures found for it, best first."""
+
+    query: SampleRef
+    found: tuple[SampleRef, ...]
+    similarities: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """All scores of one checkpoint. `data` is the dataset's folder that the examples' pictures lie in."""
+
+    step: int
+    checkpoint: str
+    data: str
+    scores: tuple[Score, ...]
+
+
+def read_metrics(run: Storage) -> list[StepMetrics]:
+    """The metrics of every step that counts, in order: of a step that was done again, the last doing."""
+    if not run.exists(METRICS_FILE):
+        return []
+    by_step: dict[int, StepMetrics] = {}
+    for line in run.read_bytes(METRICS_FILE).split(b"\n"):
+        # A line without its end was cut by a kill; its step is done again.
+        if line.endswith(b"}"):
+            metrics = StepMetrics(**json.loads(line))
+            by_step[metrics.step] = metrics
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def write_evaluation(folder: Storage, evaluation: Evaluation, examples: list[RetrievalExample]) -> None:
+    """Writes examples first and scores last, so that scores exist only when all does."""
+    folder.write_bytes(EXAMPLES_FILE, _json([asdict(example) for example in examples]))
+    folder.write_bytes(SCORES_FILE, _json(asdict(evaluation)))
+
+
+def read_evaluation(folder: Storage) -> Evaluation:
+    """Reads what `write_evaluation` wrote. Raises FileNotFoundError when there is none."""
+    raw = json.loads(folder.read_bytes(SCORES_FILE))
+    return Evaluation(raw["step"], raw["checkpoint"], raw["data"], tuple(Score(**score) for score in raw["scores"]))
+
+
+def read_examples(folder: Storage) -> list[RetrievalExample]:
+    """Reads the retrieval examples. Raises FileNotFoundError when there are none."""
+    return [
+        RetrievalExample(
+            SampleRef(**raw["query"]),
+            tuple(SampleRef(**found) for found in raw["found"]),
+            tuple(raw["similarities"]),
+        )
+        for raw in json.loads(folder.read_bytes(EXAMPLES_FILE))
+    ]
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=1, ensure_ascii=False).encode()
