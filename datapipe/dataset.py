@@ -51,9 +51,7 @@ class Manifest:
     def from_json(cls, data: bytes) -> "Manifest":
         """Reads `to_json`'s bytes."""
         raw = json.loads(data)
-        return cls(
-            **{**raw, "shard_rows": tuple(raw["shard_rows"]), "shard_samples": tuple(raw["shard_samples"])}
-        )
+        return cls(**{**raw, "shard_rows": tuple(raw["shard_rows"]), "shard_samples": tuple(raw["shard_samples"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +128,9 @@ class ShardReader:
     def __enter__(self) -> "ShardReader":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def image(self, index: int) -> bytes:

@@ -66,13 +66,17 @@ def connect(logs: Path, *, address: str | None = None, cpus: int | None = None) 
 
 
 def _start(ray: object, folder: Path, address: str | None, cpus: int | None) -> None:
-    options: dict[str, object] = {"address": address} if address else {
-        "address": "local",
-        "num_cpus": cpus,
-        "include_dashboard": False,
-        "object_store_memory": OBJECT_STORE_BYTES,
-        "_temp_dir": str(folder),
-    }
+    options: dict[str, object] = (
+        {"address": address}
+        if address
+        else {
+            "address": "local",
+            "num_cpus": cpus,
+            "include_dashboard": False,
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "_temp_dir": str(folder),
+        }
+    )
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **options)  # type: ignore[attr-defined]
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:

@@ -1,14 +1,14 @@
 """The errors that diptych raises on purpose.
 
-    DiptychError                 root; prints as its own two or three lines, without a traceback
-    ├── UserError                the command, config, input or machine is wrong: exit code 2
-    │   ├── ConfigError          a key or value in the config file or on the command line
-    │   ├── InputError           a file or dataset that was named cannot be read as what it should be
-    │   ├── OutputError          a place to write to cannot be written, or is too small
-    │   └── MachineError         a port, address or device of this machine is not as needed
-    └── RunError                 the work itself failed: exit code 1
-        ├── StageFailed          a stage of a run ended without its result
-        └── CorruptData          committed bytes differ from what their marker vouches for
+DiptychError                 root; prints as its own two or three lines, without a traceback
+├── UserError                the command, config, input or machine is wrong: exit code 2
+│   ├── ConfigError          a key or value in the config file or on the command line
+│   ├── InputError           a file or dataset that was named cannot be read as what it should be
+│   ├── OutputError          a place to write to cannot be written, or is too small
+│   └── MachineError         a port, address or device of this machine is not as needed
+└── RunError                 the work itself failed: exit code 1
+    ├── StageFailed          a stage of a run ended without its result
+    └── CorruptData          committed bytes differ from what their marker vouches for
 """
 
 

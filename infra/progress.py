@@ -132,12 +132,11 @@ class _Stage:
             self._history.popleft()
 
     def snapshot(self, now: float) -> StageSnapshot:
-        (since, before), seconds = self._history[0], now - self._history[0][0]
+        since, before = self._history[0]
+        seconds = now - since
         rate = (self.done - before) / seconds if seconds > 0 and self.done > before else None
         eta = (self.total - self.done) / rate if rate and self.total else None
-        return StageSnapshot(
-            self.name, self.unit, self.done, self.total, rate, eta, self.detail, now - self.started
-        )
+        return StageSnapshot(self.name, self.unit, self.done, self.total, rate, eta, self.detail, now - self.started)
 
 
 def snapshot_json(snapshot: StageSnapshot, *, at: float) -> bytes:

@@ -7,5 +7,9 @@ class Settings(BaseModel):
     """A section of the config. Frozen once built; a key that it doesn't know is an error."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=True, protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        allow_inf_nan=True,
+        protected_namespaces=(),
     )

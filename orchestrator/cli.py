@@ -1,0 +1,244 @@
+"""The command line: each command's options and help; the work is done by what it calls."""
+
+import dataclasses
+import json
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from infra.errors import DiptychError
+
+if TYPE_CHECKING:
+    from infra.storage import Storage
+
+INTERRUPTED = 130
+
+config_argument = click.argument("config", type=click.Path(path_type=Path))
+overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+address_option = click.option("--address", metavar="HOST:PORT", help="A running Ray cluster; default: this machine.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def main() -> NoReturn:
+    """The console script. Exit codes: 0 done, 1 failed, 2 the command or config is wrong, 130 interrupted."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except DiptychError as error:
+        _print_error(error)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Stopped. Run the same command again: it goes on where it was.", err=True)
+        sys.exit(INTERRUPTED)
+    except Exception as error:  # noqa: BLE001 - the process's border: a bug is shown whole
+        traceback.print_exception(error)
+        sys.exit(1)
+    sys.exit(0)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="diptych", message="diptych %(version)s")
+def cli() -> None:
+    """From a list of image URLs with captions to a trained, evaluated CLIP model.
+
+    Every command can be killed at any moment and started again: it goes on where it was.
+    """
+
+
+@cli.command()
+@click.option("--workdir", type=click.Path(path_type=Path), default=Path("diptych-demo"), show_default=True)
+@click.option("--short", is_flag=True, help="Few pictures and few steps: shows that all works, not what it reaches.")
+@json_option
+def demo(workdir: Path, short: bool, as_json: bool) -> None:
+    """The whole pipeline on this machine, offline, in a few minutes.
+
+    Renders emoji, serves them as a small, rather hostile web, builds a dataset, trains a small CLIP and
+    evaluates it. Leaves urls.parquet, config.yaml, dataset/, run/, report.html and scores.json in WORKDIR.
+
+    \b
+    Example:
+      diptych demo --workdir demo
+    """
+    from orchestrator.demo.command import run_demo
+
+    evaluation_folder = run_demo(workdir, short=short)
+    _show_scores(evaluation_folder, as_json)
+    if not as_json:
+        click.echo(f"Report: {workdir.absolute() / 'report.html'}")
+
+
+@cli.command()
+@config_argument
+@overrides_argument
+@address_option
+def build(config: Path, overrides: tuple[str, ...], address: str | None) -> None:
+    """URL list → dataset.
+
+    \b
+    Example:
+      diptych build birds.yaml build.image_size=224
+    """
+    _drive(config, overrides, address, ["build"])
+
+
+@cli.command()
+@config_argument
+@overrides_argument
+@address_option
+def train(config: Path, overrides: tuple[str, ...], address: str | None) -> None:
+    """Dataset → checkpoint.
+
+    \b
+    Example:
+      diptych train birds.yaml train.steps=2000 train.workers=2
+    """
+    _drive(config, overrides, address, ["train"])
+
+
+@cli.command()
+@config_argument
+@overrides_argument
+@click.option("--checkpoint", help="A checkpoint's folder; default: the newest of the config's run.")
+@address_option
+@json_option
+def evaluate(
+    config: Path, overrides: tuple[str, ...], checkpoint: str | None, address: str | None, as_json: bool
+) -> None:
+    """Checkpoint → scores, each beside its chance level.
+
+    \b
+    Examples:
+      diptych evaluate birds.yaml
+      diptych evaluate birds.yaml --checkpoint runs/birds/checkpoints/step_00001000 --json
+    """
+    if checkpoint is None:
+        folder = _drive(config, overrides, address, ["evaluate"], echo=False)
+        _show_scores(folder.at("evaluation"), as_json)
+        return
+    from orchestrator.config import load_config
+    from orchestrator.drive import evaluate_checkpoint
+
+    _show_scores(evaluate_checkpoint(load_config(config, overrides), checkpoint, address=address), as_json)
+
+
+@cli.command()
+@config_argument
+@overrides_argument
+@address_option
+def run(config: Path, overrides: tuple[str, ...], address: str | None) -> None:
+    """All the stages that the config names, each only if it is not done.
+
+    \b
+    Example:
+      diptych run birds.yaml
+    """
+    _drive(config, overrides, address, None)
+
+
+@cli.command()
+@click.argument("run_folder", metavar="RUN")
+@json_option
+def status(run_folder: str, as_json: bool) -> None:
+    """Which stage a run is in, how far, at what rate, and how long it will take.
+
+    \b
+    Example:
+      diptych status runs/birds
+    """
+    from infra.storage import storage_of
+    from orchestrator.run import read_status
+    from orchestrator.show import status_lines
+
+    found = read_status(storage_of(run_folder))
+    _print(found, status_lines(found), as_json)
+
+
+@cli.command()
+@click.argument("dataset")
+@json_option
+def inspect(dataset: str, as_json: bool) -> None:
+    """A dataset's counts, its yield by reason and its sizes.
+
+    \b
+    Example:
+      diptych inspect datasets/birds
+    """
+    from datapipe.inspect import inspect as inspect_dataset
+
+    from orchestrator.show import summary_lines
+
+    summary = inspect_dataset(dataset)
+    _print(summary, summary_lines(summary), as_json)
+
+
+@cli.command()
+@click.argument("dataset")
+@json_option
+def verify(dataset: str, as_json: bool) -> None:
+    """Checks every hash of a dataset; exit code 1 on a mismatch.
+
+    \b
+    Example:
+      diptych verify datasets/birds
+    """
+    from datapipe.verify import verify as verify_dataset
+
+    from orchestrator.show import verify_lines
+
+    report = verify_dataset(dataset)
+    _print(report, verify_lines(report), as_json)
+    sys.exit(0 if report.is_intact else 1)
+
+
+def _drive(
+    path: Path,
+    overrides: tuple[str, ...],
+    address: str | None,
+    names: Sequence[str] | None,
+    *,
+    echo: bool = True,
+) -> "Storage":
+    from orchestrator.config import load_config
+    from orchestrator.drive import drive
+    from orchestrator.stages import Stage, configured_stages
+
+    config = load_config(path, overrides)
+    stages: Sequence[Stage] = configured_stages(config) if names is None else [Stage(name) for name in names]
+    folder = drive(config, stages, address=address)
+    if echo:
+        click.echo(f"Run: {folder.url}")
+        click.echo(f"Report: {folder.url}/report.html")
+    return folder
+
+
+def _show_scores(folder: "Storage", as_json: bool) -> None:
+    from orchestrator.show import score_lines
+    from training.records import read_evaluation
+
+    evaluation = read_evaluation(folder)
+    _print(evaluation, score_lines(evaluation), as_json)
+
+
+def _print(record: Any, lines: list[str], as_json: bool) -> None:
+    click.echo(json.dumps(dataclasses.asdict(record), indent=1, ensure_ascii=False) if as_json else "\n".join(lines))
+
+
+def _print_error(error: DiptychError) -> None:
+    click.echo(f"{click.style('error:', fg='red')} {error}", err=True)
+    for note in getattr(error, "__notes__", []):
+        click.echo(note, err=True)
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt

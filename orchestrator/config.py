@@ -1,0 +1,142 @@
+"""The whole config of a run: loads it, fills in its defaults and explains what is wrong with it."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from datapipe.config import BuildConfig
+from infra.errors import ConfigError
+from infra.settings import Settings
+from infra.storage import Storage, storage_of
+from orchestrator.yaml_source import KeyPath, YamlSource, apply_overrides, read_yaml, resolve_references
+from training.config import EvaluateConfig, TrainConfig
+
+MAX_SHOWN_VALUE = 60
+
+
+class RunConfig(Settings):
+    """A run: what it is called, where its folder lies, and its stages."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    """The run's name: letters, digits, dot, dash and underscore. Default: the config file's name."""
+    storage: str = "runs"
+    """The folder in which run folders lie."""
+    build: BuildConfig | None = None
+    """URL list → dataset."""
+    train: TrainConfig | None = None
+    """Dataset → checkpoint."""
+    evaluate: EvaluateConfig | None = None
+    """Checkpoint → scores."""
+
+    @property
+    def folder(self) -> Storage:
+        """The run's folder."""
+        return storage_of(self.storage).at(self.name)
+
+    def to_yaml(self) -> bytes:
+        """The resolved config, as it is kept in the run's folder."""
+        values = self.model_dump(mode="json", exclude_none=True)
+        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode()
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Reads, overrides, resolves and validates a config. Raises ConfigError that names the key and its line."""
+    source = read_yaml(path)
+    apply_overrides(source, list(overrides))
+    source.values.setdefault("name", path.stem)
+    resolve_references(source)
+    try:
+        config = RunConfig.model_validate(source.values)
+    except ValidationError as error:
+        raise explain(error, source, RunConfig) from error
+    if not storage_of(config.storage).is_local:
+        raise ConfigError(
+            f"storage: got {config.storage!r} ({source.place(('storage',))}).",
+            "This version keeps runs in a folder of a local or mounted file system.",
+            "Give such a folder.",
+        )
+    return config
+
+
+def explain(error: ValidationError, source: YamlSource, model: type[BaseModel]) -> ConfigError:
+    """The first problem as an error for the user, and the names of the others."""
+    problems = [(_path_of(details, source), details) for details in error.errors()]
+    # Of a union's alternatives each complains; the deepest complaint is about what the user wrote.
+    path, details = max(problems, key=lambda problem: (problem[1]["type"] == "extra_forbidden", len(problem[0])))
+    key = ".".join(map(str, path)) or "The config"
+    others = sorted({".".join(map(str, other)) for other, _ in problems} - {key})
+    more = f" Also wrong: {', '.join(others)}." if others else ""
+    if details["type"] == "extra_forbidden":
+        return _unknown_key(path, source, model, more)
+    if details["type"] == "missing":
+        return ConfigError(
+            f"{key} is missing ({source.place(path)}).", "It has no default.", f"Add it to the config.{more}"
+        )
+    return ConfigError(
+        f"{key}: got {_shown(details['input'])} ({source.place(path)}).",
+        f"{_allowed(path, model)}{_sentence(details['msg'])}",
+        f"Correct that value.{more}",
+    )
+
+
+def _unknown_key(path: KeyPath, source: YamlSource, model: type[BaseModel], more: str) -> ConfigError:
+    section = _model_at(path[:-1], model)
+    known = sorted(section.model_fields) if section else []
+    near = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.5)
+    return ConfigError(
+        f"{'.'.join(map(str, path))} is not a key of the config ({source.place(path)}).",
+        f"The nearest key there is {near[0]}." if near else f"Allowed there: {', '.join(known)}.",
+        (f"Did you mean {near[0]}?" if near else "Remove or rename it.") + more,
+    )
+
+
+def _path_of(details: ErrorDetails, source: YamlSource) -> KeyPath:
+    """The error's place without the names of union members, which pydantic puts between the keys."""
+    path: KeyPath = ()
+    value: Any = source.values
+    for part in details["loc"]:
+        present = isinstance(value, dict | list) and _has(value, part)
+        if present:
+            value = value[part]  # type: ignore[call-overload]
+        elif details["type"] != "missing" or part != details["loc"][-1]:
+            continue
+        path = (*path, part)
+    return path
+
+
+def _has(value: dict[str, Any] | list[Any], part: str | int) -> bool:
+    return part in value if isinstance(value, dict) else isinstance(part, int) and part < len(value)
+
+
+def _model_at(path: KeyPath, model: type[BaseModel]) -> type[BaseModel] | None:
+    for part in path:
+        field = model.model_fields.get(str(part))
+        if field is None:
+            return None
+        members = getattr(field.annotation, "__args__", (field.annotation,))
+        inner = [member for member in members if isinstance(member, type) and issubclass(member, BaseModel)]
+        if not inner:
+            return None
+        model = inner[0]
+    return model
+
+
+def _allowed(path: KeyPath, model: type[BaseModel]) -> str:
+    section = _model_at(path[:-1], model)
+    field = section.model_fields.get(str(path[-1])) if section and path else None
+    return f"{field.description} " if field and field.description else ""
+
+
+def _sentence(message: str) -> str:
+    text = message.removeprefix("Value error, ").rstrip(".")
+    return text[:1].upper() + text[1:] + "."
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN_VALUE else f"{text[:MAX_SHOWN_VALUE]}…"

@@ -1,0 +1,199 @@
+"""The stages of a run, each done only if its result is not there yet for the inputs it has now."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from infra.cluster import Cluster, connect
+from infra.errors import ConfigError
+from infra.progress import Progress
+from infra.storage import Storage
+from orchestrator.config import RunConfig
+from orchestrator.run import EVALUATION_FOLDER, REPORT_FILE, mark_stage_done, stage_facts
+
+
+class Stage(StrEnum):
+    """A step of the pipeline."""
+
+    BUILD = "build"
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+
+
+@dataclass(frozen=True, slots=True)
+class StageContext:
+    """What a stage works with."""
+
+    config: RunConfig
+    folder: Storage
+    progress: Progress
+    cluster: Cluster
+
+
+def configured_stages(config: RunConfig) -> tuple[Stage, ...]:
+    """The stages that the config names, in order. Raises ConfigError when it names none."""
+    stages = tuple(stage for stage in Stage if getattr(config, stage.value) is not None)
+    if not stages:
+        raise ConfigError(
+            "The config names no stage.",
+            "A stage is a section: build, train or evaluate.",
+            "Add one; the README has a ten-line example.",
+        )
+    return stages
+
+
+def require_sections(config: RunConfig, stages: Sequence[Stage]) -> None:
+    """Raises ConfigError when a stage that was asked for has no section."""
+    for stage in stages:
+        if getattr(config, stage.value) is None:
+            raise ConfigError(
+                f"The config has no section {stage}.",
+                f"`diptych {stage}` needs one.",
+                "Add it; the README lists its keys.",
+            )
+
+
+def check_stages(config: RunConfig, stages: Sequence[Stage]) -> None:
+    """Finds what a user can have got wrong, before anything is written or started. Raises UserError."""
+    if Stage.BUILD in stages and config.build is not None:
+        from datapipe.build import check_build
+
+        check_build(config.build)
+    if Stage.TRAIN in stages and config.train is not None:
+        from training.launch import check_training
+
+        check_training(config.train, dataset_is_ready=Stage.BUILD not in stages)
+
+
+def run_stages(
+    config: RunConfig,
+    folder: Storage,
+    stages: Sequence[Stage],
+    progress: Progress,
+    *,
+    address: str | None = None,
+) -> None:
+    """Does the stages in order on one Ray cluster, which is started only if something is to do."""
+    pending = [stage for stage in stages if not _is_done(stage, config, folder)]
+    for stage in stages:
+        if stage not in pending:
+            progress.note(f"✓ {stage}  already done")
+    if pending:
+        with connect(folder.local_path("logs"), address=address) as cluster:
+            context = StageContext(config, folder, progress, cluster)
+            for stage in pending:
+                # An earlier stage may have left this one's inputs as they were.
+                if not _is_done(stage, config, folder):
+                    RUNNERS[stage](context)
+                    mark_stage_done(folder, stage, _inputs(stage, config, folder))
+
+
+def write_run_report(config: RunConfig, folder: Storage, *, credit: str | None = None) -> None:
+    """Writes the run's `report.html` from what there is by now."""
+    from orchestrator.report import write_report
+
+    target = folder.local_path(REPORT_FILE)
+    write_report(_dataset_url(config), folder, target, f"diptych · {config.name}", credit)
+
+
+def _build(context: StageContext) -> None:
+    from datapipe.build import build
+
+    assert context.config.build is not None
+    build(context.config.build, context.progress)
+
+
+def _train(context: StageContext) -> None:
+    from training.launch import check_training, train
+
+    assert context.config.train is not None
+    check_training(context.config.train, dataset_is_ready=True)
+    train(context.config.train, context.folder, context.progress, context.cluster)
+
+
+def _evaluate(context: StageContext) -> None:
+    from training.checkpoint import newest_checkpoint
+    from training.evaluate import evaluate
+
+    config = context.config
+    assert config.evaluate is not None
+    checkpoint = newest_checkpoint(context.folder)
+    if checkpoint is None:
+        raise ConfigError(
+            f"The run {config.name} has no checkpoint to evaluate.",
+            f"Looked in {context.folder.url}/checkpoints.",
+            "Run `diptych train` with the same config first, or name one with --checkpoint.",
+        )
+    held_out = config.train.held_out_source() if config.train else None
+    evaluate(
+        config.evaluate,
+        context.folder.at(checkpoint),
+        held_out,
+        context.progress,
+        context.folder.at(EVALUATION_FOLDER),
+    )
+
+
+RUNNERS: dict[Stage, Callable[[StageContext], None]] = {
+    Stage.BUILD: _build,
+    Stage.TRAIN: _train,
+    Stage.EVALUATE: _evaluate,
+}
+
+
+def _is_done(stage: Stage, config: RunConfig, folder: Storage) -> bool:
+    facts = stage_facts(folder, stage)
+    return facts is not None and facts == _inputs(stage, config, folder) and _has_result(stage, config, folder)
+
+
+def _inputs(stage: Stage, config: RunConfig, folder: Storage) -> dict[str, Any]:
+    """What the stage's result depends on; another config or another input makes it to be done again."""
+    from training.checkpoint import newest_checkpoint
+
+    section = getattr(config, stage.value).model_dump(mode="json")
+    match stage:
+        case Stage.BUILD:
+            from datapipe.build import input_identity
+
+            return {"settings": _digest(section), "input": input_identity(config.build)}
+        case Stage.TRAIN:
+            return {"settings": _digest(section), "data": _manifest_digest(config)}
+        case Stage.EVALUATE:
+            train = config.train.model_dump(mode="json") if config.train else None
+            return {"settings": _digest([section, train]), "checkpoint": newest_checkpoint(folder)}
+
+
+def _has_result(stage: Stage, config: RunConfig, folder: Storage) -> bool:
+    from training.checkpoint import newest_checkpoint
+
+    match stage:
+        case Stage.BUILD:
+            return _manifest_digest(config) is not None
+        case Stage.TRAIN:
+            return newest_checkpoint(folder) is not None
+        case Stage.EVALUATE:
+            return folder.at(EVALUATION_FOLDER).exists("scores.json")
+
+
+def _dataset_url(config: RunConfig) -> str | None:
+    if config.build is not None:
+        return config.build.output
+    return config.train.training_source().path if config.train else None
+
+
+def _manifest_digest(config: RunConfig) -> str | None:
+    from datapipe.dataset import MANIFEST_FILE
+    from infra.storage import storage_of
+
+    url = _dataset_url(config)
+    storage = storage_of(url) if url else None
+    if storage is None or not storage.exists(MANIFEST_FILE):
+        return None
+    return hashlib.sha256(storage.read_bytes(MANIFEST_FILE)).hexdigest()
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,148 @@
+"""Reads a YAML config into plain values, remembering the line that each key stands on."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from infra.errors import ConfigError
+
+KeyPath = tuple[str | int, ...]
+REFERENCE = re.compile(r"\$\{([^}]*)\}")
+
+
+@dataclass(slots=True)
+class YamlSource:
+    """The values of a config and where each stands, for error messages."""
+
+    values: dict[str, Any]
+    origin: str
+    lines: dict[KeyPath, str] = field(default_factory=dict)
+
+    def place(self, path: KeyPath) -> str:
+        """`config.yaml, line 9`, of the key or of its nearest parent that is written down."""
+        for length in range(len(path), 0, -1):
+            if place := self.lines.get(path[:length]):
+                return place
+        return self.origin
+
+
+def read_yaml(path: Path) -> YamlSource:
+    """Reads the file. Raises ConfigError when it is missing, is not YAML, or gives a key twice."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(
+            f"The config {path} cannot be read ({reason}).",
+            "A config is a YAML file.",
+            "Check the path.",
+        ) from error
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        source = YamlSource({}, str(path))
+        values = _plain(loader, node, (), source) if node is not None else {}
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"{path}, line {mark.line + 1}" if mark else str(path)
+        raise ConfigError(
+            f"{where}: {error.problem or error.context}.", "A config is a YAML file.", "Correct that line."
+        ) from error
+    finally:
+        loader.dispose()
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{path} holds a {type(values).__name__}.",
+            "A config is a mapping with the keys name, storage, build, train, evaluate.",
+            "See the README for a ten-line example.",
+        )
+    source.values = values
+    return source
+
+
+def apply_overrides(source: YamlSource, overrides: list[str]) -> None:
+    """Applies `train.lr=1e-3` from the command line. Raises ConfigError for one that is not key=value."""
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise ConfigError(
+                f"Got {text!r} on the command line.",
+                "After the config come overrides of the form section.key=value.",
+                "Write for example train.steps=500.",
+            )
+        *parents, last = key.split(".")
+        target = source.values
+        for parent in parents:
+            child = target.setdefault(parent, {})
+            if child is None or not isinstance(child, dict):
+                child = target[parent] = {}
+            target = child
+        try:
+            target[last] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(
+                f"{key}: got {value!r} on the command line.", "A value is written as in YAML.", "Quote it."
+            ) from error
+        source.lines[(*parents, last)] = "command line"
+
+
+def resolve_references(source: YamlSource) -> None:
+    """Replaces `${build.output}` by that key's value. Raises ConfigError for unknown keys and for circles."""
+    source.values = _resolved(source.values, (), source, ())
+
+
+def _plain(loader: yaml.SafeLoader, node: yaml.Node, path: KeyPath, source: YamlSource) -> Any:
+    if isinstance(node, yaml.MappingNode):
+        loader.flatten_mapping(node)
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(loader.construct_object(key_node, deep=True))
+            here = f"{source.origin}, line {key_node.start_mark.line + 1}"
+            if key in result:
+                raise ConfigError(
+                    f"{'.'.join(map(str, (*path, key)))} is given twice ({source.lines[(*path, key)]} and {here}).",
+                    "Each key may be given once.",
+                    "Remove one of them.",
+                )
+            source.lines[(*path, key)] = here
+            result[key] = _plain(loader, value_node, (*path, key), source)
+        return result
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(loader, item, (*path, index), source) for index, item in enumerate(node.value)]
+    return loader.construct_object(node, deep=True)
+
+
+def _resolved(value: Any, path: KeyPath, source: YamlSource, seen: tuple[str, ...]) -> Any:
+    if isinstance(value, dict):
+        return {key: _resolved(item, (*path, key), source, seen) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_resolved(item, (*path, index), source, seen) for index, item in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+    whole = REFERENCE.fullmatch(value)
+    if whole:
+        return _look_up(whole[1], path, source, seen)
+    return REFERENCE.sub(lambda match: str(_look_up(match[1], path, source, seen)), value)
+
+
+def _look_up(name: str, path: KeyPath, source: YamlSource, seen: tuple[str, ...]) -> Any:
+    where = f"{'.'.join(map(str, path))}: got ${{{name}}} ({source.place(path)})"
+    if name in seen:
+        raise ConfigError(
+            f"{where}, which refers to itself through {' → '.join(seen)}.",
+            "References may not go in a circle.",
+            "Write one of them out.",
+        )
+    value: Any = source.values
+    for part in name.split("."):
+        if not isinstance(value, dict) or part not in value:
+            raise ConfigError(
+                f"{where}, but the config has no key {name}.",
+                "A reference names another key of the same config, e.g. ${build.output}.",
+                "Add that key or correct the name.",
+            )
+        value = value[part]
+    return _resolved(value, path, source, (*seen, name))

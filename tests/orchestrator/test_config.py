@@ -1,0 +1,117 @@
+"""Configs: what is read, and how a mistake is explained."""
+
+from pathlib import Path
+
+import pytest
+
+from infra.errors import ConfigError
+from orchestrator.config import RunConfig, load_config
+
+TEN_LINES = """\
+name: birds
+storage: runs
+build:
+  input: urls.parquet
+  output: datasets/birds
+train:
+  data: ${build.output}
+  model: diptych-tiny
+  steps: 10
+  lr: 5e-4
+"""
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    path = tmp_path / "birds.yaml"
+    path.write_text(TEN_LINES)
+    return path
+
+
+def problem(path: Path, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    assert caught.value.exit_code == 2
+    assert len(str(caught.value).splitlines()) <= 3
+    return str(caught.value)
+
+
+def test_ten_lines_are_a_whole_config(config_file: Path):
+    config = load_config(config_file)
+    assert config.train and config.build
+    assert config.train.data == "datasets/birds"
+    assert config.train.lr == 5e-4
+    assert config.folder.url.endswith("runs/birds")
+
+
+def test_the_name_defaults_to_that_of_the_file(tmp_path: Path):
+    path = tmp_path / "owls.yaml"
+    path.write_text("build: {input: a.csv, output: b}\n")
+    assert load_config(path).name == "owls"
+
+
+def test_overrides_win_and_references_see_them(config_file: Path):
+    config = load_config(config_file, ["build.output=elsewhere", "train.steps=5"])
+    assert config.train and config.train.data == "elsewhere" and config.train.steps == 5
+
+
+def test_the_resolved_config_reads_back_as_the_same(config_file: Path, tmp_path: Path):
+    config = load_config(config_file)
+    again = tmp_path / "again.yaml"
+    again.write_bytes(config.to_yaml())
+    assert load_config(again) == config
+
+
+def test_an_unknown_key_is_named_with_its_line_and_the_nearest_known_one(config_file: Path):
+    config_file.write_text(TEN_LINES.replace("steps: 10", "stepz: 10"))
+    text = problem(config_file)
+    assert "train.stepz" in text and "line 9" in text and "Did you mean steps?" in text
+
+
+def test_a_wrong_value_is_named_with_what_is_allowed(config_file: Path):
+    config_file.write_text(TEN_LINES + "  zero_stage: 7\n")
+    text = problem(config_file)
+    assert "train.zero_stage: got 7" in text and "line 11" in text and "less than or equal to 3" in text
+
+
+def test_a_value_from_the_command_line_is_said_to_be_from_there(config_file: Path):
+    assert "build.image_size: got 'large' (command line)" in problem(config_file, "build.image_size=large")
+
+
+def test_a_key_given_twice_is_refused_with_both_lines(config_file: Path):
+    config_file.write_text(TEN_LINES + "name: owls\n")
+    text = problem(config_file)
+    assert "line 1" in text and "line 11" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("train: {data: '${build.outputs}', steps: 1}", "no key build.outputs"),
+        ("storage: ${storage}\ntrain: {data: a, steps: 1}", "refers to itself"),
+        ("train: {data: a}", "exactly one"),
+        ("train: {steps: 3}", "train.data is missing"),
+        ("train: {data: {pth: a}, steps: 3}", "Did you mean path?"),
+        ("name: ../up\ntrain: {data: a, steps: 1}", "name: got '../up'"),
+        ("storage: s3://bucket/runs\ntrain: {data: a, steps: 1}", "storage: got 's3://bucket/runs'"),
+        ("- a\n- b", "holds a list"),
+        ("train: [", "line 1"),
+    ],
+)
+def test_each_mistake_is_one_short_error(tmp_path: Path, text: str, words: str):
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text)
+    assert words in problem(path)
+
+
+def test_a_missing_config_file_is_a_short_error(tmp_path: Path):
+    assert "cannot be read" in problem(tmp_path / "nowhere.yaml")
+
+
+def test_every_key_of_the_config_says_what_it_is_for():
+    def undocumented(model: type, prefix: str) -> list[str]:
+        fields = model.model_fields.items()
+        return [f"{prefix}{name}" for name, field in fields if not field.description]
+
+    sections = [RunConfig, *(RunConfig.model_fields[name].annotation.__args__[0] for name in ("build", "train", "evaluate"))]
+    assert [name for section in sections for name in undocumented(section, f"{section.__name__}.")] == []
