@@ -4,17 +4,21 @@ import contextlib
 import logging
 import os
 import shutil
+import socket
 import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import psutil
 
 from infra.errors import MachineError
 
-SESSION_PREFIX = "diptych-ray-"
+SESSION_PREFIX = "diptych-"
+MAX_TEMPORARY_PATH = 18  # Ray appends 89 characters, and the path of a socket may have 107
+CONNECT_TIMEOUT_S = 10.0
 OBJECT_STORE_BYTES = 256 << 20  # images never enter it: only plans, counts and metrics do
 KEPT_LOGS = ("worker-*.out", "worker-*.err", "raylet.*", "gcs_server.*", "train/*.log", "ray-data/*.log")
 
@@ -65,34 +69,52 @@ def connect(logs: Path, *, address: str | None = None, cpus: int | None = None) 
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start(ray: object, folder: Path, address: str | None, cpus: int | None) -> None:
-    options: dict[str, object] = (
-        {"address": address}
-        if address
-        else {
-            "address": "local",
-            "num_cpus": cpus,
-            "include_dashboard": False,
-            "object_store_memory": OBJECT_STORE_BYTES,
-            "_temp_dir": str(folder),
-        }
-    )
+def _start(ray: ModuleType, folder: Path, address: str | None, cpus: int | None) -> None:
+    options: dict[str, object] = {
+        "address": "local",
+        "num_cpus": cpus,
+        "include_dashboard": False,
+        "object_store_memory": OBJECT_STORE_BYTES,
+        "_temp_dir": str(folder),
+    }
     try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **options)  # type: ignore[attr-defined]
+        if address:
+            _require_answer(address)
+            options = {"address": address}
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise MachineError(
-            f"No Ray cluster {f'answers at {address}' if address else 'could be started here'}: {error}",
-            "A reachable address, or a machine with some free memory and a writable temporary folder, is needed.",
+            f"No Ray cluster {f'answers at {address}' if address else 'could be started here'} ({error}).",
+            "A reachable address, or a machine with free memory and a writable temporary folder, is needed.",
             "Check the address, or leave it out to run on this machine.",
         ) from error
 
 
+def _require_answer(address: str) -> None:
+    """Raises OSError at once where nothing listens: Ray itself tries for several minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+
+
 def _sweep_dead_sessions() -> None:
-    """Removes the folders of clusters whose driver was killed; their daemons die with the driver."""
-    for folder in _short_temporary_folder().glob(f"{SESSION_PREFIX}*"):
+    """Removes what clusters left whose driver was killed: their folders, and two agents.
+
+    The other daemons die with their driver; Ray's agents look for the dead head for a minute first.
+    """
+    for folder in _short_temporary_folder().glob(f"{SESSION_PREFIX}*-*"):
         owner = folder.name.removeprefix(SESSION_PREFIX).split("-")[0]
         if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            _kill_processes_of(folder)
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _kill_processes_of(session: Path) -> None:
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            # By their open logs: Ray renames its processes, which hides their arguments and environment.
+            if any(file.path.startswith(f"{session}/") for file in process.open_files()):
+                process.kill()
 
 
 def _keep_logs(session: Path, logs: Path) -> None:
@@ -104,6 +126,6 @@ def _keep_logs(session: Path, logs: Path) -> None:
 
 
 def _short_temporary_folder() -> Path:
-    """Ray puts sockets there, whose paths may have 107 bytes at most: so a deep TMPDIR is passed over."""
+    """The user's temporary folder, or /tmp where that is too deep for Ray's sockets."""
     folder = Path(tempfile.gettempdir())
-    return folder if len(str(folder)) < 30 else Path("/tmp")
+    return folder if len(str(folder)) <= MAX_TEMPORARY_PATH else Path("/tmp")
