@@ -14,8 +14,14 @@ from datapipe.status import SampleStatus
 from infra.errors import InputError
 from infra.storage import Storage, storage_of
 
+SHARD_DIGITS = 5  # img2dataset's oom_shard_count
 MANIFEST_FILE = "dataset.json"
 FORMAT_VERSION = 1
+
+
+def shard_name(shard: int) -> str:
+    """`00003` for 3, as img2dataset names it."""
+    return f"{shard:0{SHARD_DIGITS}d}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +91,9 @@ class Dataset:
         """Whether images lie in tar files (else in a column of the Parquet files)."""
         return bool(self.manifest.settings["output_format"] == "webdataset")
 
-    def shard_name(self, shard: int) -> str:
-        """`00003` for 3, as img2dataset names it."""
-        return f"{shard:05d}"
-
     def read_rows(self, shard: int, columns: list[str] | None = None) -> pa.Table:
         """The shard's table: one row per input row, images left out."""
-        with self.storage.open_input(f"{self.shard_name(shard)}.parquet") as stream:
+        with self.storage.open_input(f"{shard_name(shard)}.parquet") as stream:
             file = pq.ParquetFile(stream)
             kept = [name for name in file.schema_arrow.names if name != _image_column(self)]
             return file.read(columns=kept if columns is None else columns)
@@ -113,7 +115,7 @@ class ShardReader:
         table = dataset.read_rows(shard, list(dict.fromkeys([*columns, "status", *extra])))
         good = pc.equal(table["status"], SampleStatus.SUCCESS.value)
         self.samples: pa.Table = table.filter(good)
-        name = dataset.shard_name(shard)
+        name = shard_name(shard)
         if self._webdataset:
             self._offsets = self.samples["image_offset"].to_numpy()
             self._lengths = self.samples["image_length"].to_numpy()

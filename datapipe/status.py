@@ -38,8 +38,6 @@ class SampleStatus(StrEnum):
     TOO_BIG = "too_big"
     ASPECT_RATIO = "aspect_ratio"
     RESIZE_FAILED = "resize_failed"
-    # the caption
-    CAPTION_EMPTY = "caption_empty"
 
     @property
     def is_success(self) -> bool:
@@ -61,6 +59,5 @@ _AFTER_DOWNLOAD = frozenset(
         SampleStatus.TOO_BIG,
         SampleStatus.ASPECT_RATIO,
         SampleStatus.RESIZE_FAILED,
-        SampleStatus.CAPTION_EMPTY,
     }
 )

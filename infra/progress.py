@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -59,6 +60,7 @@ class Progress:
         self._on_snapshot = on_snapshot
         self._clock = clock
         self._live: Live | None = None
+        self._lock = threading.RLock()  # a stage may be watched from a thread of its own
         self._stage: _Stage | None = None
 
     def __enter__(self) -> "Progress":
@@ -69,34 +71,43 @@ class Progress:
 
     def begin(self, stage: str, *, total: int | None, unit: str, done: int = 0) -> None:
         """Starts a stage that has `done` of its `total` units behind it already."""
-        self._stop_live()
-        self._stage = _Stage(stage, unit, total, done, self._clock())
-        if self._console.is_terminal:
-            self._live = Live(console=self._console, transient=True, auto_refresh=False)
-            self._live.start()
-        self._show(force=True)
+        with self._lock:
+            self._stop_live()
+            self._stage = _Stage(stage, unit, total, done, self._clock())
+            if self._console.is_terminal:
+                self._live = Live(console=self._console, transient=True, auto_refresh=False)
+                self._live.start()
+            self._show(force=True)
 
     def update(self, done: int, detail: str = "", *, total: int | None = None) -> None:
         """Sets how many units are done, counted from the stage's very start."""
-        if self._stage is None:
-            return
-        self._stage.update(done, detail, total, self._clock())
-        self._show(force=False)
+        with self._lock:
+            if self._stage is not None:
+                self._stage.update(done, detail, total, self._clock())
+                self._show(force=False)
+
+    def set_detail(self, detail: str) -> None:
+        """Sets the words after the numbers."""
+        with self._lock:
+            if self._stage is not None:
+                self._stage.detail = detail
 
     def end(self, summary: str) -> None:
         """Ends the stage with a line that stays."""
-        if self._stage is None:
-            return
-        elapsed = duration(self._clock() - self._stage.started)
-        name = self._stage.name
-        self._show(force=True, silent=True)
-        self._stop_live()
-        self._stage = None
-        self._console.print(f"[green]✓[/green] {name}  {_plain(summary)}  [dim]({elapsed})[/dim]")
+        with self._lock:
+            if self._stage is None:
+                return
+            elapsed = duration(self._clock() - self._stage.started)
+            name = self._stage.name
+            self._show(force=True, silent=True)
+            self._stop_live()
+            self._stage = None
+            self._console.print(f"[green]✓[/green] {name}  {_plain(summary)}  [dim]({elapsed})[/dim]")
 
     def note(self, text: str) -> None:
         """Prints a line that stays, above the bar if there is one."""
-        self._console.print(_plain(text))
+        with self._lock:
+            self._console.print(_plain(text))
 
     def _show(self, *, force: bool, silent: bool = False) -> None:
         stage, now = self._stage, self._clock()

@@ -156,7 +156,7 @@ def _inputs(stage: Stage, config: RunConfig, folder: Storage) -> dict[str, Any]:
     section = getattr(config, stage.value).model_dump(mode="json")
     match stage:
         case Stage.BUILD:
-            from datapipe.build import input_identity
+            from datapipe.urls import input_identity
 
             return {"settings": _digest(section), "input": input_identity(config.build)}
         case Stage.TRAIN:

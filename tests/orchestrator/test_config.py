@@ -113,5 +113,8 @@ def test_every_key_of_the_config_says_what_it_is_for():
         fields = model.model_fields.items()
         return [f"{prefix}{name}" for name, field in fields if not field.description]
 
-    sections = [RunConfig, *(RunConfig.model_fields[name].annotation.__args__[0] for name in ("build", "train", "evaluate"))]
+    sections = [
+        RunConfig,
+        *(RunConfig.model_fields[name].annotation.__args__[0] for name in ("build", "train", "evaluate")),
+    ]
     assert [name for section in sections for name in undocumented(section, f"{section.__name__}.")] == []

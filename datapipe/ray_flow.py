@@ -1,0 +1,116 @@
+"""Maps the work of one shard over the plan with Ray Data: one task a shard, only counts come back."""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import ray
+import ray.data
+
+from datapipe.config import BuildConfig
+from datapipe.plan import Piece, ShardPlan
+from datapipe.shard import ShardStats
+from datapipe.shard_task import build_shard
+from infra.errors import StageFailed
+from infra.remote_errors import unwrapped
+
+REPORT_EVERY_S = 0.5
+
+
+def run_shard_tasks(
+    plans: Sequence[ShardPlan], config: BuildConfig, on_rows: Callable[[int], None]
+) -> Iterator[ShardStats]:
+    """Builds the planned shards and yields each one's counts as it is committed.
+
+    `on_rows` is called from another thread with the rows of these shards dealt with so far.
+    Raises the task's own DiptychError, or StageFailed for what Ray could not get over by trying again.
+    """
+    _be_quiet()
+    counter = ray.remote(_RowCounter).options(num_cpus=0).remote()
+    work = [{"plan": _plan_to_json(plan)} for plan in plans]
+    tasks = config.tasks or max(1, int(ray.cluster_resources().get("CPU", 1)))
+    shards = ray.data.from_items(work, override_num_blocks=len(work)).map(
+        _run_one, fn_args=(config, counter), num_cpus=1, compute=ray.data.TaskPoolStrategy(size=tasks)
+    )
+    with _Watch(counter, on_rows):
+        try:
+            for row in shards.iter_rows():
+                yield ShardStats.from_json(row["shard"], row["stats"])
+        except (ray.exceptions.RayError, RuntimeError) as error:
+            raise unwrapped(error) or StageFailed(
+                f"The build stopped: {error}",
+                "The shards that are finished are kept.",
+                "Run the same command again: it goes on.",
+            ) from error
+
+
+def _run_one(row: dict[str, Any], config: BuildConfig, counter: Any) -> dict[str, Any]:
+    plan = _plan_from_json(row["plan"])
+    last = 0.0
+
+    def report(rows: int) -> None:
+        nonlocal last
+        if rows == plan.rows or time.monotonic() - last >= REPORT_EVERY_S:
+            last = time.monotonic()
+            counter.set.remote(plan.shard, rows)
+
+    stats = build_shard(plan, config, report)
+    return {"shard": plan.shard, "stats": stats.to_json()}
+
+
+class _RowCounter:
+    """Adds up the rows of all tasks; a task that is tried again begins its shard's count anew."""
+
+    def __init__(self) -> None:
+        self._rows: dict[int, int] = {}
+
+    def set(self, shard: int, rows: int) -> None:
+        self._rows[shard] = rows
+
+    def total(self) -> int:
+        return sum(self._rows.values())
+
+
+class _Watch:
+    """Asks the counter every half second in a thread of its own, for the length of a `with` block."""
+
+    def __init__(self, counter: Any, on_rows: Callable[[int], None]) -> None:
+        self._counter = counter
+        self._on_rows = on_rows
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="build-progress", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._is_over.wait(REPORT_EVERY_S):
+            try:
+                self._on_rows(ray.get(self._counter.total.remote(), timeout=10))
+            except (ray.exceptions.RayError, RuntimeError):
+                # The display is not worth a build; the build's own errors come out of its own calls.
+                return
+
+
+def _be_quiet() -> None:
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+
+
+def _plan_to_json(plan: ShardPlan) -> str:
+    return json.dumps(asdict(plan))
+
+
+def _plan_from_json(text: str) -> ShardPlan:
+    raw = json.loads(text)
+    return ShardPlan(raw["shard"], tuple(Piece(**piece) for piece in raw["pieces"]))

@@ -1,0 +1,77 @@
+"""Checks every committed byte of a dataset against the markers, and the markers against the manifest."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from datapipe.dataset import Dataset, shard_name
+from datapipe.shard import STATS_SUFFIX, ShardStats
+from infra.storage import sha256_in
+
+
+class ProblemKind(StrEnum):
+    """In which way a file is not as committed."""
+
+    MISSING = "is missing"
+    WRONG_SIZE = "has another size"
+    WRONG_HASH = "has another SHA-256"
+    UNREADABLE = "cannot be read as a shard's marker"
+    WRONG_COUNT = "counts other samples than the manifest"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One file that is not as committed."""
+
+    file: str
+    kind: ProblemKind
+
+    def __str__(self) -> str:
+        return f"{self.file} {self.kind}"
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What `verify` found."""
+
+    url: str
+    shards: int
+    problems: tuple[Problem, ...]
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether every file is as committed."""
+        return not self.problems
+
+
+def verify(url: str) -> VerifyReport:
+    """Reads all of the dataset. Raises InputError when there is no finished dataset at `url`."""
+    dataset = Dataset.open(url)
+    shards = len(dataset.manifest.shard_rows)
+    problems = [problem for shard in range(shards) for problem in _check_shard(dataset, shard)]
+    return VerifyReport(dataset.storage.url, shards, tuple(problems))
+
+
+def _check_shard(dataset: Dataset, shard: int) -> list[Problem]:
+    marker = f"{shard_name(shard)}{STATS_SUFFIX}"
+    if not dataset.storage.exists(marker):
+        return [Problem(marker, ProblemKind.MISSING)]
+    try:
+        stats = ShardStats.from_json(shard, dataset.storage.read_bytes(marker))
+    except (ValueError, KeyError, TypeError):
+        return [Problem(marker, ProblemKind.UNREADABLE)]
+    problems = [problem for name in stats.files if (problem := _check_file(dataset, name, stats)) is not None]
+    manifest = dataset.manifest
+    if (stats.rows, stats.samples) != (manifest.shard_rows[shard], manifest.shard_samples[shard]):
+        problems.append(Problem(marker, ProblemKind.WRONG_COUNT))
+    return problems
+
+
+def _check_file(dataset: Dataset, name: str, stats: ShardStats) -> Problem | None:
+    size = dataset.storage.size_bytes(name)
+    if size is None:
+        return Problem(name, ProblemKind.MISSING)
+    if size != stats.files[name].size_bytes:
+        return Problem(name, ProblemKind.WRONG_SIZE)
+    if sha256_in(dataset.storage, name) != stats.files[name].sha256:
+        return Problem(name, ProblemKind.WRONG_HASH)
+    return None
