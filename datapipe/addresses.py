@@ -7,8 +7,11 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from datapipe.status import SampleStatus
 
+NOT_IN_HOST_NAMES = frozenset(' "#%/:<>?@[\\]^`{|}')
 MAX_URL_CHARACTERS = 8192  # past this, servers refuse them anyway
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the last four bytes are an IPv4 address
+GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # RFC 4291, 2.4: all other IPv6 is local, special or unassigned
+IETF_ASSIGNMENTS = ipaddress.ip_network("192.0.0.0/24")  # RFC 6890; a cloud's metadata lies there
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -46,7 +49,7 @@ def clean_url(url: str | None) -> str | Refusal:
         return Refusal(SampleStatus.URL_MALFORMED, "the URL carries credentials, which are not sent")
     try:
         ascii_host = _ascii_host(host)
-    except UnicodeError:
+    except ValueError:
         return Refusal(SampleStatus.URL_MALFORMED, "the URL's host is not a name")
     netloc = ascii_host if port is None else f"{ascii_host}:{port}"
     # `%` stays: what is encoded already is not encoded again.
@@ -66,7 +69,13 @@ def may_be_asked(address: str, allowed: Sequence[Network]) -> bool:
     candidates = [parsed, *_embedded(parsed)]
     if any(candidate in network for network in allowed for candidate in candidates):
         return True
-    return all(candidate.is_global and not candidate.is_multicast for candidate in candidates[1:] or candidates)
+    return all(_is_public(candidate) for candidate in candidates[1:] or candidates)
+
+
+def _is_public(address: Address) -> bool:
+    if isinstance(address, ipaddress.IPv6Address) and address not in GLOBAL_UNICAST:
+        return False
+    return address.is_global and not address.is_multicast and address not in IETF_ASSIGNMENTS
 
 
 def _embedded(address: Address) -> list[ipaddress.IPv4Address]:
@@ -75,15 +84,15 @@ def _embedded(address: Address) -> list[ipaddress.IPv4Address]:
         return []
     if address in NAT64:
         return [ipaddress.IPv4Address(address.packed[-4:])]
-    inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+    inner = address.ipv4_mapped or address.sixtofour
     return [inner] if inner else []
 
 
 def _ascii_host(host: str) -> str:
     if ":" in host:
         return f"[{ipaddress.IPv6Address(host.partition('%')[0])}]"
-    if host.isascii():
-        if any(character in ' "<>\\^`{|}%' for character in host):
-            raise UnicodeError("a character that no host name has")
-        return host
-    return host.encode("idna").decode("ascii")
+    # IDNA maps some letters to characters that no host name has.
+    name = host if host.isascii() else host.encode("idna").decode("ascii")
+    if not name.isprintable() or any(character in NOT_IN_HOST_NAMES for character in name):
+        raise ValueError("a character that no host name has")
+    return name

@@ -4,9 +4,12 @@ import ipaddress
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from infra.settings import Settings
+
+
+MAX_PNG_COMPRESSION = 9
 
 
 class OutputFormat(StrEnum):
@@ -59,7 +62,7 @@ class BuildConfig(Settings):
     """Leave pictures that are smaller than `image_size` as they are."""
     encode_format: EncodeFormat = EncodeFormat.JPG
     """jpg, png or webp."""
-    encode_quality: Annotated[int, Field(ge=0, le=100)] = 95
+    encode_quality: Annotated[int, Field(ge=0, le=100, validate_default=True)] = 95
     """1–100 for jpg and webp; compression 0–9 for png."""
     skip_reencode: bool = False
     """Store the downloaded bytes as they are when the picture needs no resize and has the wanted format."""
@@ -97,4 +100,11 @@ class BuildConfig(Settings):
     def _are_networks(cls, value: list[str]) -> list[str]:
         for text in value:
             ipaddress.ip_network(text, strict=False)
+        return value
+
+    @field_validator("encode_quality")
+    @classmethod
+    def _fits_the_format(cls, value: int, info: ValidationInfo) -> int:
+        if info.data.get("encode_format") is EncodeFormat.PNG and value > MAX_PNG_COMPRESSION:
+            raise ValueError(f"encode_quality for png is the compression, 0 to {MAX_PNG_COMPRESSION}")
         return value

@@ -2,6 +2,7 @@
 
 import json
 import os
+import weakref
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any
@@ -98,6 +99,12 @@ class Dataset:
             kept = [name for name in file.schema_arrow.names if name != _image_column(self)]
             return file.read(columns=kept if columns is None else columns)
 
+    def column_names(self, shard: int) -> list[str]:
+        """The columns of the shard's table, images left out."""
+        with self.storage.open_input(f"{shard_name(shard)}.parquet") as stream:
+            names = pq.ParquetFile(stream).schema_arrow.names
+        return [name for name in names if name != _image_column(self)]
+
     def open_shard(self, shard: int, columns: list[str]) -> "ShardReader":
         """Opens one shard for its good samples, with `columns` of their table."""
         return ShardReader(self, shard, columns)
@@ -148,24 +155,28 @@ class ShardReader:
 
 
 class _RangeFile:
-    """Reads byte ranges from several threads at once: by pread on local disk, by range requests elsewhere."""
+    """Reads byte ranges from several threads at once: by pread on local disk, by range requests elsewhere.
+
+    Closes when it is let go of, so that a cache may drop it while another thread still reads.
+    """
 
     def __init__(self, storage: Storage, path: str) -> None:
-        self._descriptor = os.open(storage.local_path(path), os.O_RDONLY) if storage.is_local else None
-        self._stream = None if storage.is_local else storage.open_input(path)
+        self._stream: pa.NativeFile | None = None
+        self._descriptor = -1
+        if storage.is_local:
+            self._descriptor = os.open(storage.local_path(path), os.O_RDONLY)
+            self._close = weakref.finalize(self, os.close, self._descriptor)
+        else:
+            self._stream = storage.open_input(path)
+            self._close = weakref.finalize(self, self._stream.close)
 
     def read(self, offset: int, length: int) -> bytes:
-        if self._descriptor is not None:
+        if self._stream is None:
             return os.pread(self._descriptor, length, offset)
-        assert self._stream is not None
         return bytes(self._stream.read_at(length, offset))
 
     def close(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-        if self._stream is not None:
-            self._stream.close()
+        self._close()
 
 
 def _image_column(dataset: Dataset) -> str:

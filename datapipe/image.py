@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from datapipe.addresses import Refusal
 from datapipe.config import BuildConfig, EncodeFormat
 from datapipe.filters import refuse_shape
-from datapipe.resize import Pixels, needs_resize, resize
+from datapipe.resize import Pixels, needs_resize, resize, scaled_size
 from datapipe.status import SampleStatus
 
 # Pillow knows more, some of which start other programs (EPS) or read other files.
@@ -59,18 +59,23 @@ def process_image(body: bytes, config: BuildConfig) -> StoredImage | Refusal:
         refusal = refuse_shape(width, height, config)
         if refusal is not None:
             return refusal
-        is_resized = needs_resize(width, height, config)
-        if config.skip_reencode and not is_resized and _is_stored_form(opened, config):
+        size = scaled_size(width, height, config) if needs_resize(width, height, config) else None
+        if size is not None and size[0] * size[1] > config.max_image_pixels:
+            # A line of pixels, made larger: keeping its ratio would take gigabytes.
+            return Refusal(SampleStatus.RESIZE_FAILED, f"resized, more than {config.max_image_pixels} pixels")
+        if config.skip_reencode and size is None and _is_stored_form(opened, config):
             opened.load()
             return StoredImage(body, width, height, width, height)
-        pixels = _decode(opened, config if is_resized else None)
+        pixels = _decode(opened, config if size is not None else None)
     except DECODER_ERRORS:
         return Refusal(SampleStatus.BROKEN_IMAGE, "the picture is cut or damaged")
-    return _store(resize(pixels, config) if is_resized else pixels, (width, height), config)
+    return _store(pixels if size is None else resize(pixels, size, config), (width, height), config)
 
 
 def _open(body: bytes, config: BuildConfig) -> Image.Image | Refusal:
     """Reads the header alone; pictures with too many pixels end here, before memory is given to them."""
+    # Pillow raises above twice its own limit, for pictures within pictures too.
+    Image.MAX_IMAGE_PIXELS = max(1, config.max_image_pixels // 2)
     try:
         image = Image.open(io.BytesIO(body), formats=READABLE_FORMATS)
     except Image.DecompressionBombError:

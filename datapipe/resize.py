@@ -19,13 +19,16 @@ def needs_resize(width: int, height: int, config: BuildConfig) -> bool:
     return not config.resize_only_if_bigger or _measured_side(width, height, config) > config.image_size
 
 
-def resize(pixels: Pixels, config: BuildConfig) -> Pixels:
-    """The picture in the wanted size and shape; only for those that `needs_resize`."""
-    height, width = pixels.shape[:2]
+def scaled_size(width: int, height: int, config: BuildConfig) -> tuple[int, int]:
+    """The width and height that a picture of this size is scaled to, before it is cropped or padded."""
     scale = config.image_size / _measured_side(width, height, config)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def resize(pixels: Pixels, size: tuple[int, int], config: BuildConfig) -> Pixels:
+    """The picture scaled to `size` (width, height), and in the mode's shape; only for those that `needs_resize`."""
     # Area averaging is free of aliasing when a picture shrinks; it does not interpolate when it grows.
-    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    interpolation = cv2.INTER_AREA if size[0] < pixels.shape[1] else cv2.INTER_CUBIC
     scaled = cv2.resize(pixels, size, interpolation=interpolation)
     return _SHAPES.get(config.resize_mode, _as_it_is)(np.asarray(scaled, dtype=np.uint8), config.image_size)
 

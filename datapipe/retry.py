@@ -1,6 +1,7 @@
 """Decides whether and when a failed request is tried again."""
 
 import random
+import re
 
 from datapipe.status import SampleStatus
 
@@ -24,7 +25,7 @@ def retry_delay_s(
     """Seconds until the next try after `tries` failed ones; None when there is to be none."""
     if status not in PASSING or tries > retries:
         return None
-    if retry_after is not None and retry_after.strip().isdigit():
+    if retry_after is not None and re.fullmatch(r"[0-9]+", retry_after.strip()):
         return min(float(retry_after), MAX_DELAY_S)
     # Full jitter, so that the tries of many tasks do not fall together.
     doubled: float = FIRST_DELAY_S * 2 ** (tries - 1)

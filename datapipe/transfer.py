@@ -23,7 +23,6 @@ STATUS_OF_CURL_ERROR = {
     pycurl.E_COULDNT_CONNECT: (SampleStatus.CONNECTION_FAILED, "the connection could not be made"),
     pycurl.E_OPERATION_TIMEDOUT: (SampleStatus.TIMEOUT, "not whole within the time limit"),
     pycurl.E_TOO_MANY_REDIRECTS: (SampleStatus.TOO_MANY_REDIRECTS, "more redirects than allowed"),
-    pycurl.E_FILESIZE_EXCEEDED: (SampleStatus.TOO_LARGE, "more bytes than allowed"),
     pycurl.E_SSL_CONNECT_ERROR: (SampleStatus.TLS_FAILED, "the TLS connection could not be made"),
     pycurl.E_PEER_FAILED_VERIFICATION: (SampleStatus.TLS_FAILED, "the TLS certificate is not valid"),
 }
@@ -58,8 +57,10 @@ class Transfer:
 
     def outcome(self, curl_code: int) -> tuple[SampleStatus, str]:
         """What the ended transfer counts as, with a text that is the same on every try."""
-        if self._too_large:
+        if self._too_large or curl_code == pycurl.E_FILESIZE_EXCEEDED:
             return SampleStatus.TOO_LARGE, f"more than {self._limits.max_bytes} bytes"
+        if curl_code == pycurl.E_UNSUPPORTED_PROTOCOL and not self._is_redirect():
+            return PROTOCOL_ERROR  # libcurl's word for HTTP/0.9 too
         if self._address_refused and curl_code == pycurl.E_COULDNT_CONNECT:
             return SampleStatus.ADDRESS_REFUSED, "the host's address is private"
         if curl_code != pycurl.E_OK:
@@ -83,6 +84,9 @@ class Transfer:
         """Frees the handle."""
         self.handle.close()
 
+    def _is_redirect(self) -> bool:
+        return 300 <= int(self.handle.getinfo(pycurl.RESPONSE_CODE)) < 400
+
     def _forget(self) -> None:
         self._body: io.BytesIO = io.BytesIO()
         self._received = 0
@@ -95,7 +99,7 @@ class Transfer:
         handle, limits = self.handle, self._limits
         token = f" {limits.user_agent_token}" if limits.user_agent_token else ""
         handle.setopt(pycurl.USERAGENT, USER_AGENT + token)
-        handle.setopt(pycurl.HTTPHEADER, ["Accept: image/*,*/*;q=0.5"])
+        handle.setopt(pycurl.HTTPHEADER, ["Accept: image/*,*/*;q=0.5", "Accept-Encoding: identity"])
         handle.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
         handle.setopt(pycurl.REDIR_PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
         handle.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)

@@ -13,7 +13,10 @@ EXAMPLES_FILE = "examples.json"
 
 @dataclass(frozen=True, slots=True)
 class StepMetrics:
-    """One optimizer step. `attempt` counts the starts of the worker group, from 1; `time` is Unix seconds."""
+    """One optimizer step. `attempt` counts the starts of the worker group, from 1; `time` is Unix seconds.
+
+    `replaced` pictures of rank 0's part could not be decoded, and their neighbours took their place.
+   """
 
     step: int
     loss: float
@@ -23,6 +26,7 @@ class StepMetrics:
     epoch: float
     attempt: int
     time: float
+    replaced: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from PIL import ImageFont
 
 from orchestrator.demo.captions import plain_caption, training_caption
 from orchestrator.demo.catalog import Emoji, read_catalog
-from orchestrator.demo.drawing import Look, choose_look, paint
+from orchestrator.demo.drawing import Look, PictureFormat, choose_look, paint
 from orchestrator.demo.emoji_font import EmojiFont, load_emoji_font, open_font
 from orchestrator.demo.lookalikes import without_lookalikes
 from orchestrator.demo.processes import end_with_parent
@@ -94,15 +94,16 @@ def _drawable(emoji_limit: int | None, seed: int) -> tuple[list[Emoji], EmojiFon
 
 
 def _short_form(catalog: list[Emoji], limit: int, seed: int) -> list[Emoji]:
-    """About `limit` emoji: three quarters in whole families with skin tones (so that some are held out)."""
-    activities = sorted({emoji.activity for emoji in catalog if len(emoji.tones) == 1})
-    random.Random(f"short form {seed}").shuffle(activities)
-    rank = {activity: index for index, activity in enumerate(activities)}
-    families = sorted((emoji for emoji in catalog if emoji.activity in rank), key=lambda emoji: rank[emoji.activity])
-    others = [emoji for emoji in catalog if emoji.activity not in rank and not emoji.tones]
-    random.Random(f"short form, others {seed}").shuffle(others)
-    share = limit * 3 // 4
-    return sorted(families[:share] + others[: limit - share], key=lambda emoji: emoji.name)
+    """About `limit` emoji: three quarters of them whole families with skin tones, so that some are held out."""
+    families = sorted({emoji.activity for emoji in catalog if len(emoji.tones) == 1})
+    random.Random(f"families {seed}").shuffle(families)
+    others = [emoji for emoji in catalog if emoji.activity not in families and not emoji.tones]
+    chosen = random.Random(f"others {seed}").sample(others, min(limit // 4, len(others)))
+    for family in families:
+        if len(chosen) >= limit:
+            break
+        chosen += [emoji for emoji in catalog if emoji.activity == family]
+    return sorted(chosen, key=lambda emoji: emoji.name)
 
 
 def _plan(catalog: Sequence[Emoji], seed: int) -> list[_Planned]:
@@ -136,13 +137,15 @@ def _is_complete(folder: Path, identity: str) -> bool:
 
 
 def _clear_other_set(folder: Path, identity: str) -> None:
-    """Removes the pictures of another set (another seed, limit or Pillow); those of this one are kept."""
+    """Removes half-written files and the pictures of another set (another seed, limit or Pillow)."""
     plan_file = folder / PLAN_FILE
     (folder / MARKER_FILE).unlink(missing_ok=True)
-    if not plan_file.exists() or plan_file.read_text() != identity:
-        for entry in list(folder.iterdir()):
-            if entry.suffix in (".jpg", ".png", ".webp", ".partial"):
-                entry.unlink()
+    is_same = plan_file.exists() and plan_file.read_text() == identity
+    stale = {".partial"} if is_same else {".partial", *(f".{ending}" for ending in PictureFormat)}
+    for entry in list(folder.iterdir()):
+        if entry.suffix in stale:
+            entry.unlink()
+    if not is_same:
         _write(plan_file, identity.encode())
 
 

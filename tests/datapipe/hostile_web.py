@@ -1,6 +1,7 @@
 """A little web on 127.0.0.1 that behaves and misbehaves as told, byte by byte."""
 
 import contextlib
+import os
 import socket
 import struct
 import threading
@@ -34,7 +35,11 @@ class Visit:
     def reset(self) -> None:
         """Breaks the connection off with a TCP reset."""
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.connection.close()
+        os.close(self.connection.detach())
+
+    def close(self) -> None:
+        """Ends the connection, whatever has been sent."""
+        self.connection.shutdown(socket.SHUT_RDWR)
 
     def hang(self) -> None:
         """Holds the connection, silent, until the web closes."""

@@ -59,7 +59,7 @@ def test_misbehaving_answers_have_their_reasons(web: HostileWeb):
         "/endless": (endless, SampleStatus.TOO_LARGE),
         "/headers": (endless_headers, SampleStatus.PROTOCOL_ERROR),
         "/reset": (lambda visit: visit.reset(), SampleStatus.PROTOCOL_ERROR),
-        "/closed": (lambda visit: visit.connection.close(), SampleStatus.PROTOCOL_ERROR),
+        "/closed": (lambda visit: visit.close(), SampleStatus.PROTOCOL_ERROR),
         "/cut": (lambda visit: cut(visit, b"HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\nx"), SampleStatus.PROTOCOL_ERROR),
         "/chunks": (lambda visit: cut(visit, CHUNKED + b"zz\r\nnot a chunk\r\n"), SampleStatus.PROTOCOL_ERROR),
         "/0.9": (lambda visit: cut(visit, b"just bytes, no status line"), SampleStatus.PROTOCOL_ERROR),
@@ -87,7 +87,7 @@ HUGE = b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\nx"
 
 def cut(visit: Visit, data: bytes) -> None:
     visit.send(data)
-    visit.connection.shutdown(2)
+    visit.close()
 
 
 def endless_headers(visit: Visit) -> None:
@@ -110,7 +110,6 @@ def endless_headers(visit: Visit) -> None:
         ("http://127.0.0.1:99999/", SampleStatus.URL_MALFORMED),
         ("http://[::1/", SampleStatus.URL_MALFORMED),
         ("http://[v1.a:b]/", SampleStatus.URL_MALFORMED),
-        ("http://" + "a" * 70 + ".example/", SampleStatus.URL_MALFORMED),
         ("http://127.0.0.1/" + "a" * 20_000, SampleStatus.URL_MALFORMED),
         ("http://user:secret@127.0.0.1/", SampleStatus.URL_MALFORMED),
         ("ftp://127.0.0.1/a.jpg", SampleStatus.SCHEME_REFUSED),

@@ -1,0 +1,100 @@
+"""Reads from a dataset what the report shows of it: its manifest, some pictures, the sizes of some rows."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from datapipe.dataset import Dataset, Manifest
+from datapipe.status import SampleStatus
+from orchestrator.report.pictures import GRID_SIDE, thumbnail_uri
+
+MAX_SHARDS = 12  # shards that are opened, whatever the dataset's size
+MAX_ROWS_PER_SHARD = 20_000  # a histogram of 240,000 rows looks like one of a billion
+PICTURES = 18
+SIZE_COLUMNS = ["width", "height", "original_width", "original_height", "image_length"]
+
+Numbers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class PictureSample:
+    """A picture of the dataset with its caption. `image` is a data URI, or None when it can't be decoded."""
+
+    key: str
+    caption: str
+    image: str | None
+    size: str
+    original_size: str
+
+
+@dataclass(frozen=True, slots=True)
+class SizeSample:
+    """The sizes of `rows` good samples: pixels and bytes. A column that the dataset lacks is missing here."""
+
+    rows: int
+    columns: dict[str, Numbers]
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetFacts:
+    """What is shown of a dataset."""
+
+    manifest: Manifest
+    pictures: tuple[PictureSample, ...]
+    sizes: SizeSample
+
+
+def gather_dataset(dataset: Dataset) -> DatasetFacts:
+    """Reads a bounded part of the dataset, the same part each time."""
+    filled = [shard for shard, samples in enumerate(dataset.manifest.shard_samples) if samples]
+    shards = [filled[index] for index in spread(len(filled), MAX_SHARDS)]
+    return DatasetFacts(dataset.manifest, _pictures(dataset, shards), _sizes(dataset, shards))
+
+
+def spread(count: int, wanted: int) -> list[int]:
+    """Up to `wanted` of the indices below `count`, evenly spaced and away from the ends."""
+    chosen = min(count, wanted)
+    return [(2 * index + 1) * count // (2 * chosen) for index in range(chosen)]
+
+
+def _pictures(dataset: Dataset, shards: list[int]) -> tuple[PictureSample, ...]:
+    per_shard = [PICTURES // len(shards) + (index < PICTURES % len(shards)) for index in range(len(shards))]
+    chosen: list[PictureSample] = []
+    for shard, wanted in zip(shards, per_shard, strict=True):
+        with dataset.open_shard(shard, ["key", "caption", *SIZE_COLUMNS]) as reader:
+            for index in spread(len(reader), wanted):
+                row = reader.samples.slice(index, 1).to_pylist()[0]
+                chosen.append(_picture(row, thumbnail_uri(reader.image(index), GRID_SIDE)))
+    return tuple(chosen)
+
+
+def _picture(row: dict[str, object], image: str | None) -> PictureSample:
+    return PictureSample(
+        key=str(row["key"]),
+        caption=str(row.get("caption") or ""),
+        image=image,
+        size=_size(row.get("width"), row.get("height")),
+        original_size=_size(row.get("original_width"), row.get("original_height")),
+    )
+
+
+def _size(width: object, height: object) -> str:
+    return f"{width}×{height}" if width and height else ""
+
+
+def _sizes(dataset: Dataset, shards: list[int]) -> SizeSample:
+    tables = [_good_sizes(dataset, shard) for shard in shards]
+    if not tables:
+        return SizeSample(0, {})
+    table = pa.concat_tables(tables, promote_options="default")
+    columns = {name: table[name].drop_null().cast(pa.int64()).to_numpy() for name in table.column_names}
+    return SizeSample(table.num_rows, {name: values for name, values in columns.items() if len(values)})
+
+
+def _good_sizes(dataset: Dataset, shard: int) -> pa.Table:
+    rows = dataset.read_rows(shard, ["status", *SIZE_COLUMNS])
+    good = rows.filter(pc.equal(rows["status"], SampleStatus.SUCCESS.value))
+    return good.slice(0, MAX_ROWS_PER_SHARD).drop_columns(["status"])

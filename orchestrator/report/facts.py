@@ -1,0 +1,94 @@
+"""Gathers what the report shows: values only, nothing about how they look."""
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import yaml
+
+from datapipe.dataset import Dataset
+from infra.errors import InputError
+from infra.storage import Storage
+from orchestrator.report.dataset_facts import DatasetFacts, gather_dataset
+from orchestrator.report.evaluation_facts import EvaluationFacts, gather_evaluation
+from orchestrator.run import CONFIG_FILE, EVALUATION_FOLDER, RUN_FILE
+from training.records import SCORES_FILE, StepMetrics, read_metrics
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingFacts:
+    """The training so far. `batch_size` and `loss` are the config's, where there is one."""
+
+    metrics: tuple[StepMetrics, ...]
+    batch_size: int | None
+    loss: str | None
+
+    @property
+    def restarts(self) -> tuple[StepMetrics, ...]:
+        """The first step that counts of each later start of the worker group."""
+        pairs = zip(self.metrics, self.metrics[1:], strict=False)
+        return tuple(step for before, step in pairs if step.attempt > before.attempt)
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """What another person needs to do the run again. Empty where the run's folder lacks it."""
+
+    created: str
+    python: str
+    versions: dict[str, str]
+    config_yaml: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReportFacts:
+    """All that the report shows. None stands for a part that is not there yet."""
+
+    title: str
+    credit: str | None
+    dataset: DatasetFacts | None
+    training: TrainingFacts | None
+    evaluation: EvaluationFacts | None
+    run: RunFacts
+
+
+def gather_facts(dataset_url: str | None, run: Storage, title: str, credit: str | None) -> ReportFacts:
+    """Reads the dataset and the run's folder."""
+    config_yaml = run.read_bytes(CONFIG_FILE).decode() if run.exists(CONFIG_FILE) else ""
+    evaluation = run.at(EVALUATION_FOLDER)
+    return ReportFacts(
+        title=title,
+        credit=credit,
+        dataset=_dataset(dataset_url),
+        training=_training(tuple(read_metrics(run)), yaml.safe_load(config_yaml) or {}),
+        evaluation=gather_evaluation(evaluation) if evaluation.exists(SCORES_FILE) else None,
+        run=_run(run, config_yaml),
+    )
+
+
+def _dataset(url: str | None) -> DatasetFacts | None:
+    if url is None:
+        return None
+    try:
+        return gather_dataset(Dataset.open(url))
+    except InputError:
+        return None  # not finished yet
+
+
+def _training(metrics: tuple[StepMetrics, ...], config: dict[str, Any]) -> TrainingFacts | None:
+    if not metrics:
+        return None
+    section = config.get("train") or {}
+    return TrainingFacts(metrics, section.get("global_batch_size"), section.get("loss"))
+
+
+def _run(run: Storage, config_yaml: str) -> RunFacts:
+    identity = json.loads(run.read_bytes(RUN_FILE)) if run.exists(RUN_FILE) else {}
+    created = datetime.fromtimestamp(identity["created"], UTC) if "created" in identity else None
+    return RunFacts(
+        created=f"{created:%Y-%m-%d %H:%M} UTC" if created else "",
+        python=identity.get("python", ""),
+        versions=identity.get("versions", {}),
+        config_yaml=config_yaml,
+    )

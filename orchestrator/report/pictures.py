@@ -1,0 +1,42 @@
+"""Makes small pictures that travel inside the page."""
+
+import base64
+import io
+
+from PIL import Image
+
+GRID_SIDE = 176  # pixels; shown at 110–150, so that they stay sharp on dense screens
+EXAMPLE_SIDE = 136
+QUALITY = 78
+MAX_PIXELS = 100_000_000
+FORMATS = ("JPEG", "PNG", "WEBP")
+# What Pillow raises on bytes that are not the picture they claim to be.
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+
+
+def thumbnail_uri(data: bytes, side: int) -> str | None:
+    """The picture, at most `side` pixels wide and high, as a `data:` URI; None when it can't be decoded.
+
+    It is always encoded anew: nothing of the bytes, their metadata or their colour profile gets into the page.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                return None
+            image.draft("RGB", (side, side))
+            small = _on_white(image)
+    except UNREADABLE:
+        return None
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    small.info.clear()
+    buffer = io.BytesIO()
+    small.save(buffer, "WEBP", quality=QUALITY, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    white = Image.new("RGBA", layer.size, "white")
+    return Image.alpha_composite(white, layer).convert("RGB")

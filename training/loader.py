@@ -1,0 +1,170 @@
+"""Reads, decodes and augments batches in threads, ahead of the training; the same ones at every start."""
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Lock
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from datapipe.dataset import Dataset, ShardReader
+from infra.errors import CorruptData
+from training.model import ModelTraits, Tokenizer
+from training.order import SampleOrder, keyed_numbers
+from training.pictures import Pixels, center_square, decode_picture, random_square
+from training.selection import Selection
+
+OPEN_SHARDS = 64
+BATCHES_AHEAD = 2
+MAX_REPLACEMENTS = 100  # broken neighbours in a row: past this it is the dataset that is broken
+CROP_STREAMS = 3  # random numbers of one crop: size, left, top
+
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """This rank's part of one global batch.
+
+    images: (n, 3, side, side) uint8; tokens: (n, context) int64. `replaced` pictures were broken.
+    """
+
+    images: Tensor
+    tokens: Tensor
+    replaced: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    picture: Pixels
+    caption: str
+    replaced: int
+
+
+class SampleReader:
+    """Pictures and captions of a selection by sample number, from several threads."""
+
+    def __init__(self, selection: Selection) -> None:
+        self._selection = selection
+        self._open = _OpenShards(selection.dataset)
+
+    def read(self, number: int) -> tuple[Pixels, str, int]:
+        """The decoded picture, its caption, and how many broken neighbours were passed over to find one.
+
+        A broken picture is replaced by the next sample in the dataset's order, which is the same at every start.
+        """
+        for replaced in range(MAX_REPLACEMENTS):
+            reader, index = self._place((number + replaced) % len(self._selection))
+            picture = decode_picture(reader.image(index))
+            if picture is not None:
+                return picture, str(reader.samples["caption"][index].as_py()), replaced
+        raise CorruptData(
+            f"{MAX_REPLACEMENTS} pictures in a row cannot be decoded in {self._selection.dataset.storage.url}.",
+            "Single broken pictures are replaced by their neighbours.",
+            "Look at the dataset with `diptych verify`.",
+        )
+
+    def _place(self, number: int) -> tuple[ShardReader, int]:
+        shards, indices = self._selection.locate(np.asarray([number], dtype=np.int64))
+        return self._open.get(int(shards[0])), int(indices[0])
+
+
+class TrainingLoader:
+    """The training's batches from any step on. A `with` block ends its threads."""
+
+    def __init__(
+        self,
+        selection: Selection,
+        order: SampleOrder,
+        traits: ModelTraits,
+        *,
+        batch_size: int,
+        rank: int,
+        ranks: int,
+        crop_scale: tuple[float, float],
+        threads: int,
+    ) -> None:
+        self._order = order
+        self._traits = traits
+        self._slice = (batch_size, rank, ranks)
+        self._crop_scale = crop_scale
+        self._tokenize = Tokenizer(traits.name)
+        self._reader = SampleReader(selection)
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="loader")
+
+    def __enter__(self) -> "TrainingLoader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._threads.shutdown(cancel_futures=True)
+
+    def batches(self, first: int, last: int) -> Iterator[Batch]:
+        """This rank's part of the global batches `first` to `last` − 1."""
+        under_way: deque[list[Future[_Sample]]] = deque()
+        for number in range(first, last + BATCHES_AHEAD):
+            if number < last:
+                under_way.append(self._submit(number))
+            if len(under_way) > BATCHES_AHEAD or number >= last:
+                if not under_way:
+                    return
+                yield self._assemble([future.result() for future in under_way.popleft()])
+
+    def _submit(self, number: int) -> list[Future[_Sample]]:
+        positions = self._order.batch(number, *self._slice)
+        samples = self._order.samples_at(positions)
+        chances = keyed_numbers(self._order.seed, self._order.epoch_of(positions), samples, CROP_STREAMS)
+        return [
+            self._threads.submit(self._load, int(sample), chance)
+            for sample, chance in zip(samples, chances, strict=True)
+        ]
+
+    def _load(self, number: int, chances: npt.NDArray[np.float64]) -> _Sample:
+        picture, caption, replaced = self._reader.read(number)
+        return _Sample(random_square(picture, self._traits.image_size, self._crop_scale, chances), caption, replaced)
+
+    def _assemble(self, samples: list[_Sample]) -> Batch:
+        return Batch(
+            stack_pictures([sample.picture for sample in samples]),
+            self._tokenize([sample.caption for sample in samples]),
+            sum(sample.replaced for sample in samples),
+        )
+
+
+def evaluation_pictures(selection: Selection, numbers: Integers, traits: ModelTraits) -> Tensor:
+    """The pictures of these samples, centre-cropped: (n, 3, side, side) uint8."""
+    reader = SampleReader(selection)
+    return stack_pictures([center_square(reader.read(int(number))[0], traits.image_size) for number in numbers])
+
+
+def stack_pictures(pictures: list[Pixels]) -> Tensor:
+    """(n, 3, side, side) uint8 from pictures of (side, side, 3)."""
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+
+
+def normalize(images: Tensor, traits: ModelTraits, dtype: torch.dtype) -> Tensor:
+    """uint8 pictures as the model wants them, on the device that they are on: (n, 3, side, side)."""
+    mean = torch.tensor(traits.mean, device=images.device).view(1, 3, 1, 1) * 255
+    std = torch.tensor(traits.std, device=images.device).view(1, 3, 1, 1) * 255
+    return ((images.float() - mean) / std).to(dtype)
+
+
+class _OpenShards:
+    """The shards read last, kept open; one that is dropped closes when its last reader is done."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._readers: OrderedDict[int, ShardReader] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, shard: int) -> ShardReader:
+        with self._lock:
+            if shard not in self._readers:
+                self._readers[shard] = self._dataset.open_shard(shard, ["caption"])
+                if len(self._readers) > OPEN_SHARDS:
+                    self._readers.popitem(last=False)
+            self._readers.move_to_end(shard)
+            return self._readers[shard]

@@ -1,0 +1,108 @@
+"""Finds the samples of a dataset that a config means, and where each of them lies."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from datapipe.dataset import Dataset
+from infra.errors import ConfigError, InputError
+from training.config import DataSource, SamplePart
+
+Integers = npt.NDArray[np.int64]
+HASH_RANGE = float(1 << 64)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Some of a dataset's samples, numbered from 0 in the dataset's order.
+
+    `indices[k]` are the chosen samples of shard `shards[k]`, as indices among its good samples.
+    """
+
+    dataset: Dataset
+    shards: tuple[int, ...]
+    indices: tuple[Integers, ...]
+
+    def __len__(self) -> int:
+        return sum(len(chosen) for chosen in self.indices)
+
+    def locate(self, numbers: Integers) -> tuple[Integers, Integers]:
+        """The shard and the index in it of each sample number."""
+        ends = np.cumsum([len(chosen) for chosen in self.indices])
+        slots = np.searchsorted(ends, numbers, side="right")
+        starts = np.concatenate([[0], ends[:-1]])
+        index = [self.indices[slot][number - starts[slot]] for slot, number in zip(slots, numbers, strict=True)]
+        return np.asarray(self.shards, dtype=np.int64)[slots], np.asarray(index, dtype=np.int64)
+
+
+def select(source: DataSource) -> Selection:
+    """The samples that `source` means; those without a caption are left out.
+
+    Raises InputError for a place without a dataset, ConfigError for unknown columns and an empty selection.
+    """
+    dataset = Dataset.open(source.path)
+    shards, indices = [], []
+    for shard, samples in enumerate(dataset.manifest.shard_samples):
+        chosen = _select_in_shard(dataset, shard, source) if samples else np.empty(0, np.int64)
+        if len(chosen):
+            shards.append(shard)
+            indices.append(chosen)
+    if not shards:
+        raise ConfigError(
+            f"{dataset.storage.url} has no sample for {source.model_dump(exclude_defaults=True)}.",
+            f"Of its {dataset.manifest.rows:,} rows {dataset.manifest.samples:,} are samples; "
+            "those with a caption that fulfil the condition are taken.",
+            "Correct the condition, or look at the dataset with `diptych inspect`.",
+        )
+    return Selection(dataset, tuple(shards), tuple(indices))
+
+
+def is_held_out(key: str, share: float) -> bool:
+    """Whether the sample is among the held-out share: by the SHA-256 of its key, the same for ever."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") < share * HASH_RANGE
+
+
+def _select_in_shard(dataset: Dataset, shard: int, source: DataSource) -> Integers:
+    rows = dataset.read_rows(shard, _needed_columns(dataset, shard, source))
+    good = rows.filter(pc.equal(rows["status"], "success"))
+    chosen = pc.greater(pc.utf8_length(pc.fill_null(good["caption"], "")), 0)
+    for column, value in source.where.items():
+        chosen = pc.and_(chosen, pc.fill_null(_equals(good[column], value, column), False))
+    mask = chosen.to_numpy(zero_copy_only=False).astype(bool)
+    if source.part is not SamplePart.ALL and source.held_out:
+        held_out = np.asarray([is_held_out(key, source.held_out) for key in good["key"].to_pylist()], dtype=bool)
+        mask &= held_out if source.part is SamplePart.HELD_OUT else ~held_out
+    return np.flatnonzero(mask)
+
+
+def _needed_columns(dataset: Dataset, shard: int, source: DataSource) -> list[str]:
+    present = dataset.column_names(shard)
+    if "caption" not in present:
+        raise InputError(
+            f"{dataset.storage.url} was built without captions.",
+            "Training and evaluation need pairs of picture and caption.",
+            "Build it again with build.caption_col.",
+        )
+    for column in source.where:
+        if column not in present:
+            raise ConfigError(
+                f"data.where: {dataset.storage.url} has no column {column!r}.",
+                f"Its columns are {', '.join(present)}.",
+                "Name one of them.",
+            )
+    return ["key", "status", "caption", *source.where]
+
+
+def _equals(values: pa.ChunkedArray, wanted: str | int | bool, column: str) -> pa.ChunkedArray:
+    try:
+        return pc.equal(values, pa.scalar(wanted).cast(values.type))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ConfigError(
+            f"data.where.{column}: got {wanted!r}.",
+            f"The column holds {values.type}.",
+            "Write a value of that type.",
+        ) from error
