@@ -10,7 +10,7 @@ from datapipe.identity import build_settings, refuse_other_settings, write_setti
 from datapipe.plan import InputFile, ShardPlan, plan_shards, shard_count
 from datapipe.retry import longest_url_s
 from datapipe.shard import STATS_SUFFIX, ShardStats
-from datapipe.urls import check_input, open_url_list
+from datapipe.urls import CONVERTED_FOLDER, check_input, open_url_list, resolved
 from infra.errors import OutputError
 from infra.progress import Progress, duration
 from infra.storage import FileEntry, Storage, storage_of
@@ -30,6 +30,7 @@ class BuildResult:
 
 def check_build(config: BuildConfig) -> None:
     """Finds what a user can have got wrong, before anything is written or started. Raises UserError."""
+    config = resolved(config)
     check_input(config)
     output = storage_of(config.output)
     if not output.is_local:
@@ -48,11 +49,13 @@ def build(config: BuildConfig, progress: Progress) -> BuildResult:
 
     Raises UserError for wrong input and places, StageFailed when shards can't be made.
     """
+    config = resolved(config)
     output = storage_of(config.output)
     settings = build_settings(config)
     refuse_other_settings(output, settings)
     output.require_writable()
-    output.sweep_unfinished()
+    for folder in (output, output.at(CONVERTED_FOLDER)):
+        folder.sweep_unfinished()
     write_settings(output, settings)
     files = open_url_list(config)
     rows = sum(file.rows for file in files)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from infra.settings import Settings
+from infra.settings import Place, Settings
 
 
 MAX_PNG_COMPRESSION = 9
@@ -40,9 +40,9 @@ class EncodeFormat(StrEnum):
 class BuildConfig(Settings):
     """URL list → dataset."""
 
-    input: str
+    input: Place
     """The URL list: a file, a folder or a glob; parquet, csv, tsv, json, jsonl or txt, also .gz."""
-    output: str
+    output: Place
     """The dataset's folder."""
     url_col: str = "url"
     """The column with the URLs."""

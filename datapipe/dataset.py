@@ -3,6 +3,7 @@
 import json
 import os
 import weakref
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any
@@ -163,12 +164,13 @@ class _RangeFile:
     def __init__(self, storage: Storage, path: str) -> None:
         self._stream: pa.NativeFile | None = None
         self._descriptor = -1
+        self._close: Callable[[], object]
         if storage.is_local:
             self._descriptor = os.open(storage.local_path(path), os.O_RDONLY)
             self._close = weakref.finalize(self, os.close, self._descriptor)
         else:
             self._stream = storage.open_input(path)
-            self._close = weakref.finalize(self, self._stream.close)
+            self._close = weakref.finalize(self, pa.NativeFile.close, self._stream)
 
     def read(self, offset: int, length: int) -> bytes:
         if self._stream is None:

@@ -80,7 +80,10 @@ class Fetcher:
     def fetch(
         self, requests: Iterable[FetchRequest], is_full: Callable[[], bool] | None = None
     ) -> Iterator[FetchResult]:
-        """Yields one result for each request, in the order in which they end."""
+        """Yields one result for each request, in the order in which they end.
+
+        What `is_full` raises ends the fetch.
+        """
         waiting = _Waiting(self._config.connections_per_host)
         for request in requests:
             url = clean_url(request.url)
@@ -90,7 +93,7 @@ class Fetcher:
                 waiting.add(_Job(request.row, url, urlsplit(url).netloc))
         running: dict[pycurl.Curl, tuple[Transfer, _Job]] = {}
         while waiting or running:
-            while len(running) < self._config.connections and not (is_full and is_full()):
+            while not (is_full and is_full()) and len(running) < self._config.connections:
                 job = waiting.next(time.monotonic())
                 if job is None:
                     break

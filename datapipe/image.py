@@ -17,7 +17,7 @@ from datapipe.resize import Pixels, needs_resize, resize, scaled_size
 from datapipe.status import SampleStatus
 
 # Pillow knows more, some of which start other programs (EPS) or read other files.
-READABLE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "MPO", "ICO", "PPM")
+READABLE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "ICO", "PPM")
 # Hostile bytes make decoders fail in all these ways.
 DECODER_ERRORS = (
     OSError,
@@ -77,7 +77,7 @@ def _open(body: bytes, config: BuildConfig) -> Image.Image | Refusal:
     # Pillow raises above twice its own limit, for pictures within pictures too.
     Image.MAX_IMAGE_PIXELS = max(1, config.max_image_pixels // 2)
     try:
-        image = Image.open(io.BytesIO(body), formats=READABLE_FORMATS)
+        image = Image.open(io.BytesIO(body), formats=_readable_formats())
     except Image.DecompressionBombError:
         return _too_many_pixels(config)
     except DECODER_ERRORS as error:
@@ -87,6 +87,13 @@ def _open(body: bytes, config: BuildConfig) -> Image.Image | Refusal:
     if image.width * image.height > config.max_image_pixels:
         return _too_many_pixels(config)
     return image
+
+
+@lru_cache
+def _readable_formats() -> tuple[str, ...]:
+    """Those that this Pillow was built with: it raises KeyError for others."""
+    Image.init()
+    return tuple(name for name in READABLE_FORMATS if name in Image.OPEN)
 
 
 def _too_many_pixels(config: BuildConfig) -> Refusal:

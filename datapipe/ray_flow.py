@@ -42,10 +42,17 @@ def run_shard_tasks(
                 yield ShardStats.from_json(row["shard"], row["stats"])
         except (ray.exceptions.RayError, RuntimeError) as error:
             raise unwrapped(error) or StageFailed(
-                f"The build stopped: {error}",
+                f"The build stopped: {_reason(error)}",
                 "The shards that are finished are kept.",
                 "Run the same command again: it goes on.",
             ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost error in one line; its traceback stays with the error that is raised."""
+    while isinstance(inner := getattr(error, "cause", None) or error.__cause__, BaseException):
+        error = inner
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def _run_one(row: dict[str, Any], config: BuildConfig, counter: Any) -> dict[str, Any]:
@@ -104,7 +111,12 @@ def _be_quiet() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    context.raise_original_map_exception = True  # Ray Data's own wrapper loses the cause between processes
+    logger = logging.getLogger("ray.data")
+    logger.setLevel(logging.INFO)
+    for handler in logger.handlers[:]:
+        if isinstance(handler, logging.StreamHandler):  # the one for the terminal; the log file's stays
+            logger.removeHandler(handler)
 
 
 def _plan_to_json(plan: ShardPlan) -> str:

@@ -138,6 +138,7 @@ def write_shard(
     if len(outcomes) != table.num_rows:
         raise CorruptData(f"Shard {shard} has {table.num_rows} rows and {len(outcomes)} outcomes.")
     name = shard_name(shard)
+    output.delete(f"{name}{STATS_SUFFIX}")  # a marker from before does not vouch for what comes now
     keys = [sample_key(shard, row, config.number_sample_per_shard) for row in range(table.num_rows)]
     files: dict[str, FileFacts] = {}
     offsets: list[int | None] = [None] * table.num_rows

@@ -16,10 +16,12 @@ from datapipe.image import process_image
 from datapipe.plan import Piece, ShardPlan
 from datapipe.shard import ImageSpool, RowOutcome, ShardStats, write_shard
 from datapipe.urls import additional_columns
-from infra.errors import CorruptData
+from infra.errors import InputError
 from infra.storage import storage_of
 
-MAX_WAITING_BODIES = 64  # downloaded and not decoded yet; bounds the memory together with the open connections
+# Downloaded and not decoded yet; bounds the memory together with the open connections.
+MAX_WAITING_BODIES = 64
+MAX_WAITING_BYTES = 128 << 20
 
 
 def build_shard(plan: ShardPlan, config: BuildConfig, on_rows: Callable[[int], None]) -> ShardStats:
@@ -38,11 +40,22 @@ def build_shard(plan: ShardPlan, config: BuildConfig, on_rows: Callable[[int], N
 
 
 def read_rows(pieces: Sequence[Piece], config: BuildConfig) -> pa.Table:
-    """The input rows: `url`, `caption` if there are any, then the list's further columns."""
-    table = pa.concat_tables([_read_piece(piece, config) for piece in pieces], promote_options="permissive")
-    columns = {"url": table[config.url_col].cast(pa.string())}
-    if config.caption_col is not None:
-        columns["caption"] = table[config.caption_col].cast(pa.string())
+    """The input rows: `url`, `caption` if there are any, then the list's further columns.
+
+    Raises InputError when the list is not any more what it was when the build began.
+    """
+    try:
+        table = pa.concat_tables([_read_piece(piece, config) for piece in pieces], promote_options="permissive")
+        columns = {"url": table[config.url_col].cast(pa.string())}
+        if config.caption_col is not None:
+            columns["caption"] = table[config.caption_col].cast(pa.string())
+    except (OSError, pa.ArrowException) as error:
+        files = ", ".join(sorted({piece.path for piece in pieces}))
+        raise InputError(
+            f"build.input: {files} cannot be read ({(str(error).splitlines() or [''])[0]}).",
+            "The list must stay as it is while a dataset is built from it, and its files have columns of one type.",
+            "Restore it and run the same command again: it goes on.",
+        ) from error
     for name in additional_columns(table.column_names, config):
         columns[name] = table[name]
     return pa.table(columns).combine_chunks()
@@ -64,11 +77,7 @@ def _read_piece(piece: Piece, config: BuildConfig) -> pa.Table:
         columns = [*wanted, *additional_columns(names, config)]
         part = file.read_row_groups(groups, columns=columns).slice(piece.first_row - skipped, piece.rows)
     if part.num_rows != piece.rows:
-        raise CorruptData(
-            f"{piece.path} has no rows {piece.first_row} to {piece.first_row + piece.rows} any more.",
-            "The list must stay as it is while a dataset is built from it.",
-            "Restore it, or build into another folder.",
-        )
+        raise OSError(f"there are no rows {piece.first_row} to {piece.first_row + piece.rows} any more")
     return part
 
 
@@ -92,26 +101,61 @@ def _outcome(result: FetchResult, config: BuildConfig, spool: ImageSpool) -> Row
 
 def _fetch_in_background(fetcher: Fetcher, requests: Iterable[FetchRequest]) -> Iterator[FetchResult]:
     """Fetches in a thread of its own, so that decoding never makes a transfer run into its time limit."""
-    results: queue.Queue[FetchResult | BaseException | None] = queue.Queue()
-    is_abandoned = threading.Event()
+    backlog = _Backlog()
 
     def fetch() -> None:
         try:
-            for result in fetcher.fetch(requests, lambda: results.qsize() >= MAX_WAITING_BODIES):
-                results.put(result)
-                if is_abandoned.is_set():
-                    return
-            results.put(None)
+            for result in fetcher.fetch(requests, backlog.is_full):
+                backlog.put(result)
+            backlog.put(None)
+        except _AbandonedError:
+            return
         except BaseException as error:  # noqa: BLE001 - the thread's border: raised again by the one who waits
-            results.put(error)
+            backlog.put(error)
 
     thread = threading.Thread(target=fetch, name="fetch", daemon=True)
     thread.start()
     try:
-        while (result := results.get()) is not None:
+        while (result := backlog.get()) is not None:
             if isinstance(result, BaseException):
                 raise result
             yield result
     finally:
-        is_abandoned.set()
+        backlog.abandon()
         thread.join()
+
+
+class _AbandonedError(Exception):
+    """Nobody wants the results any more."""
+
+
+class _Backlog:
+    """Results between the thread that fetches and the one that decodes, limited in number and bytes."""
+
+    def __init__(self) -> None:
+        self._results: queue.Queue[FetchResult | BaseException | None] = queue.Queue()
+        self._is_abandoned = threading.Event()
+        # Each is changed by one thread alone.
+        self._bytes_put = self._bytes_taken = 0
+
+    def put(self, result: FetchResult | BaseException | None) -> None:
+        self._bytes_put += _body_bytes(result)
+        self._results.put(result)
+
+    def get(self) -> FetchResult | BaseException | None:
+        result = self._results.get()
+        self._bytes_taken += _body_bytes(result)
+        return result
+
+    def is_full(self) -> bool:
+        if self._is_abandoned.is_set():
+            raise _AbandonedError
+        waiting_bytes = self._bytes_put - self._bytes_taken
+        return self._results.qsize() >= MAX_WAITING_BODIES or waiting_bytes >= MAX_WAITING_BYTES
+
+    def abandon(self) -> None:
+        self._is_abandoned.set()
+
+
+def _body_bytes(result: FetchResult | BaseException | None) -> int:
+    return len(result.body) if isinstance(result, FetchResult) else 0

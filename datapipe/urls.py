@@ -1,30 +1,24 @@
-"""Finds the files of a URL list, and turns those that are not Parquet into Parquet by streaming."""
+"""Finds the files of a URL list and opens them as Parquet with the columns that a build needs."""
 
-import csv
 import difflib
 import glob
-import gzip
 import hashlib
-import itertools
-import json
 import os
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datapipe.config import BuildConfig
+from datapipe.convert import TEXT_FORMATS, convert_to_parquet, read_list
 from datapipe.plan import InputFile
 from infra.errors import ConfigError, InputError
-from infra.storage import LocalWriter, sha256_of_file
+from infra.storage import LocalWriter, sha256_of_file, storage_of
 
 CONVERTED_FOLDER = "_input"
 WHOLE_HASH_BYTES = 256 << 20
-CONVERT_ROWS = 10_000  # rows held at once while converting
-FORMATS = ("parquet", "csv", "tsv", "json", "jsonl", "txt")
+FORMATS = ("parquet", *TEXT_FORMATS)
 # Columns that a build writes itself; one of the list with such a name would be lost.
 OWN_COLUMNS = frozenset(
     {
@@ -41,8 +35,27 @@ OWN_COLUMNS = frozenset(
         "exif",
         "image_offset",
         "image_length",
+        "jpg",
+        "png",
+        "webp",
     }
 )
+
+
+def resolved(config: BuildConfig) -> BuildConfig:
+    """The config as the build's tasks need it, on whatever machine and in whatever folder they run.
+
+    Paths are absolute; a list of plain text alone has no captions. Raises InputError when no file is there.
+    """
+    files = find_input_files(config.input)
+    has_captions = any(_format_of(file) != "txt" for file in files)
+    return config.model_copy(
+        update={
+            "input": os.path.abspath(os.path.expanduser(config.input)),
+            "output": storage_of(config.output).url,
+            "caption_col": config.caption_col if has_captions else None,
+        }
+    )
 
 
 def find_input_files(pattern: str) -> list[Path]:
@@ -50,7 +63,7 @@ def find_input_files(pattern: str) -> list[Path]:
 
     Raises InputError when there is none or one has an unknown ending.
     """
-    path = Path(pattern).expanduser()
+    path = Path(pattern).expanduser().absolute()
     if path.is_dir():
         found = sorted(entry for entry in path.iterdir() if entry.is_file() and _format_of(entry))
     elif path.is_file():
@@ -60,14 +73,14 @@ def find_input_files(pattern: str) -> list[Path]:
     if not found:
         raise InputError(
             f"build.input: {pattern} names no file.",
-            f"Allowed are a file, a folder or a glob of {', '.join(FORMATS)} files (also .gz).",
+            f"Allowed are a file, a folder or a glob of {', '.join(FORMATS)} files (text also as .gz).",
             "Check the path; a relative one is meant from where the command runs.",
         )
     for file in found:
         if not _format_of(file):
             raise InputError(
                 f"build.input: {file} has an ending that is not known.",
-                f"Allowed are {', '.join(FORMATS)}, also with .gz.",
+                f"Allowed are {', '.join(FORMATS)}, of text also .gz.",
                 "Rename or convert the file.",
             )
     return found
@@ -78,13 +91,23 @@ def open_url_list(config: BuildConfig) -> list[InputFile]:
 
     Raises InputError for unreadable files and ConfigError for missing columns.
     """
-    files = [_as_parquet(path, config) for path in find_input_files(config.input)]
-    opened = [_open(path, config) for path in files]
-    if not any(file.rows for file in opened):
-        raise InputError(
-            f"build.input: {config.input} holds no rows.", "A list has at least one URL.", "Check the file."
-        )
+    opened = [_open(_as_parquet(path, config), path, config) for path in find_input_files(config.input)]
+    _require_rows(any(file.rows for file in opened), config)
     return opened
+
+
+def check_input(config: BuildConfig) -> None:
+    """Finds missing files and columns without converting or writing anything. Raises UserError."""
+    has_rows = False
+    for path in find_input_files(config.input):
+        if _format_of(path) == "parquet":
+            has_rows |= _open(path, path, config).rows > 0
+        else:
+            first = next(read_list(path, config.url_col), None)
+            has_rows |= first is not None
+            if first is not None and _format_of(path) in ("csv", "tsv"):
+                check_columns(list(first), str(path), config)
+    _require_rows(has_rows, config)
 
 
 def check_columns(names: list[str], where: str, config: BuildConfig) -> None:
@@ -93,11 +116,11 @@ def check_columns(names: list[str], where: str, config: BuildConfig) -> None:
     wanted += [("save_additional_columns", name) for name in config.save_additional_columns or []]
     for key, name in wanted:
         if name is not None and name not in names:
-            near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+            near = _nearest(name, names)
             raise ConfigError(
                 f"build.{key}: {where} has no column {name!r}.",
                 f"Its columns are: {', '.join(names)}.",
-                f"Set build.{key}={near[0] if near else 'one of them'}"
+                f"Set build.{key}={near or 'one of them'}"
                 + (", or caption_col=null for a list without captions." if key == "caption_col" else "."),
             )
     for name in additional_columns(names, config):
@@ -109,22 +132,17 @@ def check_columns(names: list[str], where: str, config: BuildConfig) -> None:
             )
 
 
+def _nearest(name: str, names: Sequence[str]) -> str | None:
+    by_lower = {candidate.lower(): candidate for candidate in names}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.4)
+    return by_lower[near[0]] if near else None
+
+
 def additional_columns(names: Iterable[str], config: BuildConfig) -> list[str]:
     """The list's further columns that go into the dataset, in their order."""
     kept = config.save_additional_columns
     chosen = {config.url_col, config.caption_col}
     return [name for name in names if name not in chosen and (kept is None or name in kept)]
-
-
-def check_input(config: BuildConfig) -> None:
-    """Finds missing files and columns without converting or writing anything. Raises UserError."""
-    for path in find_input_files(config.input):
-        if _format_of(path) == "parquet":
-            _open(path, config)
-        else:
-            first = next(_rows(path, config), None)
-            if first is not None:
-                check_columns(list(first), str(path), config)
 
 
 def input_identity(config: BuildConfig) -> str:
@@ -152,24 +170,17 @@ def _footer(path: Path) -> bytes:
         return stream.read(length)
 
 
-def _format_of(path: Path) -> str | None:
-    name = path.name.lower().removesuffix(".gz")
-    ending = name.rpartition(".")[2]
-    return ending if ending in FORMATS else None
-
-
-def _open(path: Path, config: BuildConfig) -> InputFile:
-    try:
-        metadata = pq.read_metadata(path)
-        names = metadata.schema.to_arrow_schema().names
-    except (OSError, pa.ArrowException) as error:
+def _require_rows(has_rows: bool, config: BuildConfig) -> None:
+    if not has_rows:
         raise InputError(
-            f"build.input: {path} cannot be read as Parquet ({_first_line(error)}).",
-            "A list's Parquet file is whole and readable.",
-            "Write it anew, or give it its true ending.",
-        ) from error
-    check_columns(names, str(path), config)
-    return InputFile(str(path), metadata.num_rows)
+            f"build.input: {config.input} holds no rows.", "A list has at least one URL.", "Check the file."
+        )
+
+
+def _format_of(path: Path) -> str | None:
+    name = path.name.lower()
+    ending = name.removesuffix(".gz").rpartition(".")[2]
+    return ending if ending in (TEXT_FORMATS if name.endswith(".gz") else FORMATS) else None
 
 
 def _as_parquet(path: Path, config: BuildConfig) -> Path:
@@ -177,94 +188,37 @@ def _as_parquet(path: Path, config: BuildConfig) -> Path:
     if _format_of(path) == "parquet":
         return path
     identity = hashlib.sha256(f"{sha256_of_file(path)} {config.url_col}".encode()).hexdigest()[:16]
-    target = Path(config.output).expanduser() / CONVERTED_FOLDER / f"{path.name}.{identity}.parquet"
+    target = storage_of(config.output).local_path(CONVERTED_FOLDER) / f"{path.name}.{identity}.parquet"
     if not target.exists():
         with LocalWriter(target) as temporary:
-            _convert(_rows(path, config), temporary)
+            convert_to_parquet(path, temporary, config.url_col)
     return target
 
 
-def _convert(rows: Iterator[dict[str, Any]], target: Path) -> None:
-    """Streams the rows into Parquet; all columns are text, except those of JSON, which are told from the first rows."""
-    first = list(itertools.islice(rows, CONVERT_ROWS))
-    schema = pa.Table.from_pylist(first).schema if first else pa.schema([])
-    schema = pa.schema([pa.field(f.name, pa.string() if pa.types.is_null(f.type) else f.type) for f in schema])
-    with pq.ParquetWriter(target, schema) as writer:
-        while first:
-            writer.write_table(pa.Table.from_pylist(first, schema=schema))
-            first = list(itertools.islice(rows, CONVERT_ROWS))
-
-
-def _rows(path: Path, config: BuildConfig) -> Iterator[dict[str, Any]]:
-    readers = {"csv": _csv_rows, "tsv": _tsv_rows, "json": _json_rows, "jsonl": _jsonl_rows}
-    reader = readers.get(str(_format_of(path)))
+def _open(parquet: Path, source: Path, config: BuildConfig) -> InputFile:
+    """Reads the file's metadata alone. Errors name the file that the user gave."""
     try:
-        with _open_text(path) as stream:
-            yield from reader(stream, path) if reader else _txt_rows(stream, config)
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error, json.JSONDecodeError, pa.ArrowException) as error:
+        metadata = pq.read_metadata(parquet)
+        schema = metadata.schema.to_arrow_schema()
+    except (OSError, pa.ArrowException) as error:
         raise InputError(
-            f"build.input: {path} cannot be read as {_format_of(path)} ({_first_line(error)}).",
-            "A list is UTF-8 text of its ending's format.",
-            "Correct that line, or give the file its true ending.",
+            f"build.input: {source} cannot be read as Parquet ({(str(error).splitlines() or [''])[0]}).",
+            "A list's Parquet file is whole and readable.",
+            "Write it anew, or give it its true ending.",
         ) from error
+    if metadata.num_rows:
+        check_columns(schema.names, str(source), config)
+        _check_text(schema, source, config)
+    return InputFile(str(parquet), metadata.num_rows)
 
 
-def _open_text(path: Path) -> IO[str]:
-    if path.suffix.lower() == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return path.open("rt", encoding="utf-8-sig", newline="")
-
-
-def _csv_rows(stream: IO[str], path: Path, delimiter: str = ",") -> Iterator[dict[str, Any]]:
-    csv.field_size_limit(sys.maxsize)
-    reader = csv.DictReader(stream, delimiter=delimiter, strict=True)
-    for row in reader:
-        if None in row:
-            raise InputError(
-                f"build.input: {path}, line {reader.line_num} has more fields than the header.",
-                f"The header names {len(reader.fieldnames or [])} columns.",
-                "Quote the field that holds the separator.",
+def _check_text(schema: pa.Schema, source: Path, config: BuildConfig) -> None:
+    for key, name in (("url_col", config.url_col), ("caption_col", config.caption_col)):
+        kind = schema.field(name).type if name is not None else pa.string()
+        value = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if pa.types.is_nested(value) or pa.types.is_binary(value) or pa.types.is_large_binary(value):
+            raise ConfigError(
+                f"build.{key}: column {name!r} of {source} holds {kind}.",
+                "A column of text is needed.",
+                f"Convert it, or set build.{key} to another column: {', '.join(schema.names)}.",
             )
-        yield row
-
-
-def _tsv_rows(stream: IO[str], path: Path) -> Iterator[dict[str, Any]]:
-    return _csv_rows(stream, path, delimiter="\t")
-
-
-def _json_rows(stream: IO[str], path: Path) -> Iterator[dict[str, Any]]:
-    rows = json.load(stream)
-    if not isinstance(rows, list):
-        raise InputError(
-            f"build.input: {path} holds a JSON {type(rows).__name__}.",
-            "A .json list is one array of objects; one object a line is .jsonl.",
-            "Rename or convert the file.",
-        )
-    for number, row in enumerate(rows, 1):
-        yield _as_object(row, path, f"element {number}")
-
-
-def _jsonl_rows(stream: IO[str], path: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(stream, 1):
-        if line.strip():
-            yield _as_object(json.loads(line), path, f"line {number}")
-
-
-def _as_object(row: object, path: Path, place: str) -> dict[str, Any]:
-    if not isinstance(row, dict):
-        raise InputError(
-            f"build.input: {path}, {place} is not an object.", "Each row is a JSON object.", "Correct that row."
-        )
-    return row
-
-
-def _txt_rows(stream: IO[str], config: BuildConfig) -> Iterator[dict[str, Any]]:
-    for line in stream:
-        row = {config.url_col: line.rstrip("\r\n")}
-        if config.caption_col is not None:
-            row[config.caption_col] = ""
-        yield row
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

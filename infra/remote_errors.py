@@ -11,7 +11,8 @@ def unwrapped(error: BaseException) -> DiptychError | None:
     while waiting and seen < MAX_DEPTH:
         current = waiting.pop(0)
         seen += 1
-        if isinstance(current, DiptychError):
+        # Ray's own copy is an instance of the error's class too; the error itself is its `cause`.
+        if isinstance(current, DiptychError) and not hasattr(current, "cause"):
             return current
         inner = [getattr(current, "cause", None), current.__cause__, current.__context__]
         inner += list((getattr(current, "worker_failures", None) or {}).values())

@@ -1,6 +1,20 @@
 """The base of every section of the config: frozen, unknown keys refused, fields documented."""
 
-from pydantic import BaseModel, ConfigDict
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+
+def absolute_place(place: str) -> str:
+    """A local path made absolute (a worker has another working folder than the command); addresses as they are."""
+    if "://" in place and not place.startswith("file://"):
+        return place
+    return str(Path(place.removeprefix("file://")).expanduser().absolute())
+
+
+Place = Annotated[str, AfterValidator(absolute_place)]
+"""A local path or an address such as s3://bucket/prefix."""
 
 
 class Settings(BaseModel):

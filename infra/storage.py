@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from infra.errors import InputError, OutputError
+from infra.settings import absolute_place
 
 TEMPORARY_SUFFIX = ".partial"
 HASH_CHUNK_BYTES = 1 << 20
@@ -204,10 +205,8 @@ def unwritable(path: Path, error: OSError) -> OutputError:
 
 def storage_of(url: str | Path) -> Storage:
     """The storage for what a user wrote: `~` expanded, local paths made absolute, `file://` accepted."""
-    text = str(url)
-    if "://" in text and not text.startswith("file://"):
-        return Storage(text.rstrip("/"))
-    return Storage(str(Path(text.removeprefix("file://")).expanduser().absolute()))
+    place = absolute_place(str(url))
+    return Storage(place.rstrip("/") if "://" in place else place)
 
 
 def sha256_of_file(path: Path) -> str:

@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from datapipe.config import BuildConfig
 from infra.errors import ConfigError
-from infra.settings import Settings
+from infra.settings import Place, Settings
 from infra.storage import Storage, storage_of
 from orchestrator.yaml_source import KeyPath, YamlSource, apply_overrides, read_yaml, resolve_references
 from training.config import EvaluateConfig, TrainConfig
@@ -24,7 +24,7 @@ class RunConfig(Settings):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     """The run's name: letters, digits, dot, dash and underscore. Default: the config file's name."""
-    storage: str = "runs"
+    storage: Place = "runs"
     """The folder in which run folders lie."""
     build: BuildConfig | None = None
     """URL list → dataset."""

@@ -88,6 +88,16 @@ def prune_checkpoints(run: Storage, keep: int) -> None:
         run.delete_folder(path)
 
 
+def sweep_uncommitted(run: Storage) -> None:
+    """Removes what a killed training left of an unfinished checkpoint; only its one driver may call this."""
+    if not run.is_local or not run.local_path(CHECKPOINTS_FOLDER).is_dir():
+        return
+    committed = set(committed_checkpoints(run))
+    for folder in run.local_path(CHECKPOINTS_FOLDER).iterdir():
+        if f"{CHECKPOINTS_FOLDER}/{folder.name}" not in committed:
+            run.delete_folder(f"{CHECKPOINTS_FOLDER}/{folder.name}")
+
+
 def read_state(checkpoint: Storage) -> CheckpointState:
     """The state of a committed checkpoint. Raises CorruptData when it is not committed or a file is not as written."""
     problem = _size_problem(checkpoint) if checkpoint.exists(MARKER_FILE) else f"{MARKER_FILE} is missing"

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from infra.settings import Settings
+from infra.settings import Place, Settings
 
 SMALL_MODELS = ("diptych-tiny",)
 
@@ -35,7 +35,7 @@ class SamplePart(StrEnum):
 class DataSource(Settings):
     """A dataset, or the samples of it that fulfil a condition."""
 
-    path: str
+    path: Place
     """The dataset's folder."""
     where: dict[str, str | int | bool] = {}
     """Only samples whose columns have these values, e.g. {split: train}."""
@@ -48,7 +48,7 @@ class DataSource(Settings):
 class TrainConfig(Settings):
     """Dataset → checkpoint. Give exactly one of `steps`, `samples` and `epochs`."""
 
-    data: str | DataSource
+    data: Place | DataSource
     """A dataset's folder, or a folder with a condition."""
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the samples that is kept for evaluation, chosen by a hash of the key."""
@@ -123,7 +123,7 @@ class TrainConfig(Settings):
 class RetrievalConfig(Settings):
     """Recall@k from text to image and back."""
 
-    data: str | DataSource | None = None
+    data: Place | DataSource | None = None
     """The samples; null: those that `train.held_out` kept out of training."""
     k: list[Annotated[int, Field(ge=1)]] = [1, 5, 10]
     """The k of recall@k."""
@@ -132,7 +132,7 @@ class RetrievalConfig(Settings):
 class ZeroShotConfig(Settings):
     """Classification by the nearest class prompt."""
 
-    data: str | DataSource | None = None
+    data: Place | DataSource | None = None
     """The samples; null: those that `train.held_out` kept out of training."""
     label_col: str
     """The column with a sample's class."""

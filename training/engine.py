@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.config import Precision, TrainConfig
@@ -61,20 +63,36 @@ class Engine:
         self._deepspeed.step()
         self._clamp_logit_scale()
 
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The model's parameters by name, in a fixed order."""
-        return self._module.named_parameters()
+    def gather(self) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
+        """Name, whole fp32 master and whole moments of each parameter; every rank goes through all of them."""
+        self._link_moments()
+        for name, parameter in self._module.named_parameters():
+            yield name, self._master(parameter), {moment: self._moment(parameter, moment) for moment in MOMENTS}
 
-    def master(self, parameter: nn.Parameter) -> Tensor:
-        """The whole fp32 master of a parameter; every rank calls it, in the same order."""
+    def restore(self, masters: dict[str, Tensor], moments: dict[str, dict[str, Tensor]], step: int) -> None:
+        """Puts back masters and moments (name → moment → tensor) after `step` optimizer steps.
+
+        The model was given the same masters before DeepSpeed took it, so that its own copies are right already.
+        """
+        self._make_states(step)
+        for name, parameter in self._module.named_parameters():
+            self._put(parameter, masters[name])
+            for moment in MOMENTS:
+                self._put(parameter, moments[name][moment], moment)
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether torch's own optimizer works on the parameters themselves."""
+        return self._stage == 0 and self.dtype == torch.float32
+
+    def _master(self, parameter: nn.Parameter) -> Tensor:
         from deepspeed.utils import safe_get_full_fp32_param
 
         value = safe_get_full_fp32_param(parameter)
         # Stage 0 in fp32 has no other copy than the parameter itself.
         return parameter.detach().float() if value is None else value.detach()
 
-    def moment(self, parameter: nn.Parameter, name: str) -> Tensor:
-        """One of Adam's moments of a parameter, whole; every rank calls it, in the same order."""
+    def _moment(self, parameter: nn.Parameter, name: str) -> Tensor:
         from deepspeed.utils import safe_get_full_optimizer_state
 
         if self._is_plain:
@@ -83,52 +101,58 @@ class Engine:
         value: Tensor = safe_get_full_optimizer_state(parameter, name)
         return value
 
-    def restore(self, masters: dict[str, Tensor], moments: dict[str, dict[str, Tensor]], step: int) -> None:
-        """Puts back masters and moments (name → moment → tensor) after `step` optimizer steps."""
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+    def _put(self, parameter: nn.Parameter, value: Tensor, moment: str | None = None) -> None:
+        """Sets this rank's part of a parameter's master, or of one of its moments."""
+        from deepspeed import utils
 
-        self._make_states(step)
-        for name, parameter in self.named_parameters():
-            if self._is_plain:
-                parameter.data.copy_(masters[name])
-                for moment in MOMENTS:
-                    self._deepspeed.optimizer.state[parameter][moment].copy_(moments[name][moment])
-                continue
-            safe_set_full_fp32_param(parameter, masters[name].to(self.device))
-            for moment in MOMENTS:
-                safe_set_full_optimizer_state(parameter, moments[name][moment].to(self.device), moment)
-
-    @property
-    def _is_plain(self) -> bool:
-        """Whether torch's own optimizer works on the parameters themselves."""
-        return self._stage == 0 and self.dtype == torch.float32
+        value = value.to(self.device)
+        if self._is_plain:
+            target = parameter.data if moment is None else self._deepspeed.optimizer.state[parameter][moment]
+            target.copy_(value)
+        elif self._stage < 3 and moment is None:
+            utils.safe_set_full_fp32_param(parameter, value)
+        elif self._stage < 3:
+            utils.safe_set_full_optimizer_state(parameter, value, moment)
+        elif moment is None:
+            utils.safe_set_local_fp32_param(parameter, _part(value, utils.safe_get_local_fp32_param(parameter)))
+        else:
+            part = _part(value, utils.safe_get_local_optimizer_state(parameter, moment))
+            utils.safe_set_local_optimizer_state(parameter, part, moment)
 
     def _make_states(self, step: int) -> None:
         """Makes Adam's states as they are after `step` steps, empty: torch makes them only at the first step."""
         optimizer = self._deepspeed.optimizer
         inner = optimizer if self._is_plain else optimizer.optimizer
-        for group in inner.param_groups:
-            for flat in group["params"]:
-                inner.state[flat] = {
-                    "step": torch.tensor(float(step)),
-                    **{moment: torch.zeros_like(flat, memory_format=torch.preserve_format) for moment in MOMENTS},
-                }
+        grouped = [parameter for group in inner.param_groups for parameter in group["params"]]
+        for flat in getattr(optimizer, "fp32_partitioned_groups_flat", grouped):
+            empty = {moment: torch.zeros_like(flat) for moment in MOMENTS}
+            inner.state[flat] = {"step": torch.tensor(float(step)), **empty}
+        self._link_moments()
+
+    def _link_moments(self) -> None:
+        """Lets DeepSpeed find Adam's state: by itself it links after the first group's step, when others have none."""
+        optimizer = self._deepspeed.optimizer
         if hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):
+            optimizer._hp_optimizer_states_linked = False
             optimizer._lazy_init_hp_params_optimizer_state()
 
     def _clamp_logit_scale(self) -> None:
         """Keeps ln(scale) in [0, ln 100], in the fp32 master: a clamped copy would be overwritten at the next step."""
-        from deepspeed.utils import safe_set_full_fp32_param
-
         parameter = self._module.logit_scale
         assert isinstance(parameter, nn.Parameter)
-        value = self.master(parameter)
+        value = self._master(parameter)
         clamped = value.clamp(0.0, MAX_LOG_SCALE)
         if not torch.equal(value, clamped):
-            if not self._is_plain:
-                safe_set_full_fp32_param(parameter, clamped)
+            self._put(parameter, clamped)
+            # The working copy too, where it is not spread over the ranks.
             if parameter.numel():
                 parameter.data.copy_(clamped)
+
+
+def _part(value: Tensor, like: Tensor) -> Tensor:
+    """This rank's part of a value that ZeRO-3 spreads evenly over the ranks, the last part padded."""
+    padded = F.pad(value.flatten(), (0, like.numel() * dist.get_world_size() - value.numel()))
+    return padded.narrow(0, like.numel() * dist.get_rank(), like.numel())
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -79,10 +79,10 @@ def create_model(name: str, loss: LossName, seed: int) -> nn.Module:
         model = clip_models.CLIP(**SMALL_CONFIGS[name]) if name in SMALL_CONFIGS else open_clip.create_model(name)
     model.output_dict = False
     scale = CLIP_INITIAL_SCALE if loss is LossName.CLIP else SIGLIP_INITIAL_SCALE
-    with torch.no_grad():
-        model.logit_scale.fill_(math.log(scale))
+    # One element and not zero dimensions: DeepSpeed broadcasts parameters as bytes, which the latter refuse.
+    model.logit_scale = nn.Parameter(torch.full((1,), math.log(scale)))
     if loss is LossName.SIGLIP:
-        model.logit_bias = nn.Parameter(torch.tensor(SIGLIP_INITIAL_BIAS))
+        model.logit_bias = nn.Parameter(torch.full((1,), SIGLIP_INITIAL_BIAS))
     elif getattr(model, "logit_bias", None) is not None:
         # A SigLIP architecture under CLIP's loss, whose gradient does not depend on a bias.
         model.logit_bias = None

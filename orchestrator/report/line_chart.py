@@ -136,7 +136,6 @@ def _line(frame: _Frame, points: Points, class_: str) -> Html | None:
 def _hover_data(frame: _Frame, chart: LineChart) -> str:
     shown = chart.trend or chart.points
     places = [
-        [round(frame.x(x), 1), round(frame.y(y), 1), note]
-        for (x, y), note in zip(shown, chart.notes, strict=True)
+        [round(frame.x(x), 1), round(frame.y(y), 1), note] for (x, y), note in zip(shown, chart.notes, strict=True)
     ]
     return json.dumps(places, ensure_ascii=False, separators=(",", ":"))

@@ -11,7 +11,7 @@ class Html(str):
     __slots__ = ()
 
 
-def el(name: str, *children: str | None, **attributes: Attribute) -> Html:
+def el(name: str, /, *children: str | None, **attributes: Attribute) -> Html:
     """One element. Plain text in `children` and attribute values are escaped; None is left out.
 
     Names are written with `_` for `-`, and with `_` at the end where Python has the word (`class_`).
@@ -20,7 +20,7 @@ def el(name: str, *children: str | None, **attributes: Attribute) -> Html:
     return Html(f"<{name}{_attributes(attributes)}>{inner}</{name}>")
 
 
-def void(name: str, **attributes: Attribute) -> Html:
+def void(name: str, /, **attributes: Attribute) -> Html:
     """One element that has no content, such as `img`."""
     return Html(f"<{name}{_attributes(attributes)}>")
 

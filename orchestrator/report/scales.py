@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 LOG_FROM_RATIO = 12.0  # from here on a linear axis squeezes the small values together
@@ -60,7 +61,7 @@ def nice_step(least: float) -> float:
 
 def tick_labels(ticks: Sequence[float]) -> list[str]:
     """The ticks as text, all with as many decimals as the finest needs."""
-    step = min((b - a for a, b in zip(ticks, ticks[1:], strict=False)), default=1.0)
+    step = min((b - a for a, b in pairwise(ticks)), default=1.0)
     if step < 1e-6:
         return [f"{tick:.3g}" for tick in ticks]
     decimals = next(count for count in range(8) if all(_has_decimals(tick, count) for tick in ticks))

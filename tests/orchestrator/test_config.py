@@ -39,7 +39,7 @@ def problem(path: Path, *overrides: str) -> str:
 def test_ten_lines_are_a_whole_config(config_file: Path):
     config = load_config(config_file)
     assert config.train and config.build
-    assert config.train.data == "datasets/birds"
+    assert config.train.data == str(Path("datasets/birds").absolute())
     assert config.train.lr == 5e-4
     assert config.folder.url.endswith("runs/birds")
 
@@ -52,7 +52,7 @@ def test_the_name_defaults_to_that_of_the_file(tmp_path: Path):
 
 def test_overrides_win_and_references_see_them(config_file: Path):
     config = load_config(config_file, ["build.output=elsewhere", "train.steps=5"])
-    assert config.train and config.train.data == "elsewhere" and config.train.steps == 5
+    assert config.train and config.train.data == str(Path("elsewhere").absolute()) and config.train.steps == 5
 
 
 def test_the_resolved_config_reads_back_as_the_same(config_file: Path, tmp_path: Path):

@@ -1,0 +1,174 @@
+"""Streams URL lists of CSV, TSV, JSON, JSON lines and plain text into Parquet."""
+
+import csv
+import gzip
+import itertools
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infra.errors import InputError
+
+TEXT_FORMATS = ("csv", "tsv", "json", "jsonl", "txt")
+BATCH_ROWS = 10_000  # rows held at once, and a row group of the result
+INT64_MAX = 2**63 - 1
+
+Row = dict[str, Any]
+
+
+def convert_to_parquet(path: Path, target: Path, url_col: str) -> None:
+    """Writes the list's rows to `target`. The same file gives the same bytes.
+
+    CSV and text have columns of strings. JSON's may be whole numbers, numbers or truths; whatever is none of these
+    in all rows becomes a string. The file is read twice: first for its columns. Raises InputError with the line.
+    """
+    schema = _schema_of(read_list(path, url_col))
+    rows = read_list(path, url_col)
+    with pq.ParquetWriter(target, schema) as writer:
+        while batch := list(itertools.islice(rows, BATCH_ROWS)):
+            columns = [pa.array([_as(field.type, row.get(field.name)) for row in batch], field.type) for field in schema]
+            writer.write_table(pa.table(columns, schema=schema))
+
+
+def read_list(path: Path, url_col: str) -> Iterator[Row]:
+    """The rows of a list that is not Parquet, one after another. Raises InputError that names the line."""
+    kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
+    try:
+        with _open_text(path) as stream:
+            yield from _READERS[kind](stream, path, url_col)
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise _unreadable(path, "", error) from error
+
+
+def _unreadable(path: Path, place: str, error: Exception) -> InputError:
+    kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return InputError(
+        f"build.input: {path}{place} cannot be read as {kind} ({reason}).",
+        "A list is whole, in UTF-8, and of the format that its ending says.",
+        "Correct that place, or give the file its true ending.",
+    )
+
+
+def _open_text(path: Path) -> IO[str]:
+    if path.suffix.lower() == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return path.open("rt", encoding="utf-8-sig", newline="")
+
+
+def _csv_rows(stream: IO[str], path: Path, delimiter: str) -> Iterator[Row]:
+    csv.field_size_limit(sys.maxsize)
+    reader = csv.reader(stream, delimiter=delimiter, strict=True)
+    try:
+        header = next(reader, [])
+        if len(set(header)) < len(header):
+            raise InputError(
+                f"build.input: {path} names a column twice: {', '.join(header)}.",
+                "Columns have names of their own.",
+                "Rename one of them.",
+            )
+        for fields in reader:
+            if len(fields) > len(header):
+                raise InputError(
+                    f"build.input: {path}, line {reader.line_num} has {len(fields)} fields.",
+                    f"The header names {len(header)} columns.",
+                    "Quote the field that holds the separator.",
+                )
+            if fields:
+                yield dict(itertools.zip_longest(header, fields))
+    except csv.Error as error:
+        raise _unreadable(path, f", line {reader.line_num}", error) from error
+
+
+def _json_rows(stream: IO[str], path: Path, _url_col: str) -> Iterator[Row]:
+    try:
+        rows = json.load(stream)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise _unreadable(path, "", error) from error
+    if not isinstance(rows, list):
+        raise InputError(
+            f"build.input: {path} holds a JSON {type(rows).__name__}.",
+            "A .json list is one array of objects; one object a line is .jsonl.",
+            "Rename or convert the file.",
+        )
+    for number, row in enumerate(rows, 1):
+        yield _as_object(row, path, f"element {number}")
+
+
+def _json_lines(stream: IO[str], path: Path, _url_col: str) -> Iterator[Row]:
+    for number, line in enumerate(stream, 1):
+        if not line.isspace():
+            try:
+                row = json.loads(line)
+            except (json.JSONDecodeError, RecursionError) as error:
+                raise _unreadable(path, f", line {number},", error) from error
+            yield _as_object(row, path, f"line {number}")
+
+
+def _as_object(row: object, path: Path, place: str) -> Row:
+    if not isinstance(row, dict):
+        raise InputError(
+            f"build.input: {path}, {place} is not an object.", "Each row is a JSON object.", "Correct that row."
+        )
+    return row
+
+
+def _text_rows(stream: IO[str], _path: Path, url_col: str) -> Iterator[Row]:
+    for line in stream:
+        if not line.isspace():
+            yield {url_col: line.rstrip("\r\n")}
+
+
+_READERS: dict[str, Callable[[IO[str], Path, str], Iterator[Row]]] = {
+    "csv": lambda stream, path, _: _csv_rows(stream, path, ","),
+    "tsv": lambda stream, path, _: _csv_rows(stream, path, "\t"),
+    "json": _json_rows,
+    "jsonl": _json_lines,
+    "txt": _text_rows,
+}
+
+
+def _schema_of(rows: Iterable[Row]) -> pa.Schema:
+    """The columns in the order in which they first appear, each of the narrowest type that all its values have."""
+    kinds: dict[str, set[pa.DataType]] = {}
+    for row in rows:
+        for name, value in row.items():
+            kinds.setdefault(name, set()).add(_type_of(value))
+    return pa.schema([pa.field(_clean(name), _common(types - {pa.null()})) for name, types in kinds.items()])
+
+
+def _type_of(value: object) -> pa.DataType:
+    match value:
+        case None:
+            return pa.null()
+        case bool():
+            return pa.bool_()
+        case int() if abs(value) <= INT64_MAX:
+            return pa.int64()
+        case float():
+            return pa.float64()
+    return pa.string()
+
+
+def _common(types: set[pa.DataType]) -> pa.DataType:
+    if len(types) == 1:
+        return next(iter(types))
+    return pa.float64() if types == {pa.int64(), pa.float64()} else pa.string()
+
+
+def _as(kind: pa.DataType, value: Any) -> Any:
+    if value is None:
+        return None
+    if kind == pa.string():
+        return _clean(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    return float(value) if kind == pa.float64() else value
+
+
+def _clean(text: str) -> str:
+    """JSON can hold halves of surrogate pairs, which no UTF-8 has."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,52 @@
+"""Encodes pictures and texts with a checkpoint's model."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from infra.storage import Storage
+from training.checkpoint import load_parameters, read_state
+from training.config import LossName
+from training.loader import evaluation_pictures, normalize
+from training.model import Tokenizer, create_model, model_traits
+from training.selection import Selection
+
+
+class Encoder:
+    """A checkpoint's model, ready to encode. `state` is the checkpoint's."""
+
+    def __init__(self, checkpoint: Storage, *, use_gpu: bool, batch_size: int) -> None:
+        self.state = read_state(checkpoint)
+        self._device = torch.device("cuda" if use_gpu else "cpu")
+        self._batch_size = batch_size
+        self._traits = model_traits(self.state.model)
+        self._tokenize = Tokenizer(self.state.model)
+        model = create_model(self.state.model, LossName(self.state.loss), seed=0)
+        # Buffers (masks, positions) are the architecture's; every parameter must be there.
+        missing, unexpected = model.load_state_dict(load_parameters(checkpoint), strict=False)
+        lost = set(missing) & {name for name, _ in model.named_parameters()}
+        assert not lost and not unexpected, f"{checkpoint.url} lacks {lost} or has {unexpected}"
+        self._model: Any = model.eval().to(self._device)
+
+    @torch.inference_mode()
+    def encode_pictures(self, selection: Selection) -> Tensor:
+        """Unit features of the selection's pictures, in its order: (N, D) float32 on the CPU."""
+        numbers = np.arange(len(selection), dtype=np.int64)
+        parts = []
+        for start in range(0, len(numbers), self._batch_size):
+            images = evaluation_pictures(selection, numbers[start : start + self._batch_size], self._traits)
+            batch = normalize(images.to(self._device), self._traits, torch.float32)
+            parts.append(self._model.encode_image(batch, normalize=True).float().cpu())
+        return torch.cat(parts)
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit features of the texts: (len(texts), D) float32 on the CPU."""
+        parts = []
+        for start in range(0, len(texts), self._batch_size):
+            tokens = self._tokenize(texts[start : start + self._batch_size]).to(self._device)
+            parts.append(self._model.encode_text(tokens, normalize=True).float().cpu())
+        return torch.cat(parts)

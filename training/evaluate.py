@@ -1,0 +1,81 @@
+"""Scores a checkpoint: retrieval both ways and zero-shot classification, each beside its chance level."""
+
+from infra.errors import ConfigError
+from infra.progress import Progress
+from infra.storage import Storage
+from training.config import DataSource, EvaluateConfig
+from training.records import Evaluation, RetrievalExample, Score, write_evaluation
+from training.selection import select
+
+
+def evaluate(
+    config: EvaluateConfig, checkpoint: Storage, held_out: DataSource | None, progress: Progress, out: Storage
+) -> Evaluation:
+    """Scores the checkpoint in a Ray task and writes scores and examples to `out`. Ray is connected already.
+
+    Raises ConfigError when no samples are named or found, CorruptData for a checkpoint that is not whole.
+    """
+    import ray
+
+    from infra.remote_errors import unwrapped
+
+    parts = _parts(config, held_out)
+    total = sum(len(select(source)) for source in parts.values())
+    progress.begin("evaluate", total=total, unit="samples")
+    resources = ray.cluster_resources()
+    gpus = 1 if resources.get("GPU", 0) >= 1 else 0
+    task = ray.remote(_evaluate_remotely).options(num_cpus=max(1, int(resources.get("CPU", 1))), num_gpus=gpus)
+    try:
+        evaluation: Evaluation
+        evaluation, examples = ray.get(task.remote(config.model_dump_json(), checkpoint, parts, bool(gpus)))
+    except ray.exceptions.RayError as error:
+        raise unwrapped(error) or error from error
+    write_evaluation(out, evaluation, examples)
+    progress.update(total)
+    progress.end(", ".join(f"{score.name} {100 * score.value:.1f}%" for score in evaluation.scores[:4]))
+    return evaluation
+
+
+def _parts(config: EvaluateConfig, held_out: DataSource | None) -> dict[str, DataSource]:
+    """The samples of each kind of score that the config names."""
+    parts: dict[str, DataSource] = {}
+    for name in ("retrieval", "zero_shot"):
+        section = getattr(config, name)
+        if section is None:
+            continue
+        data = section.data if section.data is not None else held_out
+        if data is None:
+            raise ConfigError(
+                f"evaluate.{name}.data is missing, and train.held_out keeps no samples for evaluation.",
+                "A score wants samples that were not trained on.",
+                "Set train.held_out before training, or name the samples in evaluate.",
+            )
+        parts[name] = DataSource(path=data) if isinstance(data, str) else data
+    if not parts:
+        raise ConfigError(
+            "evaluate names nothing to score.",
+            "Allowed are the keys retrieval and zero_shot.",
+            "Write for example evaluate: {retrieval: {}}.",
+        )
+    return parts
+
+
+def _evaluate_remotely(
+    settings: str, checkpoint: Storage, parts: dict[str, DataSource], use_gpu: bool
+) -> tuple[Evaluation, list[RetrievalExample]]:
+    """Runs in a Ray task, so that torch and the model stay out of the driver."""
+    from training.encode import Encoder
+    from training.retrieval import score_retrieval
+    from training.zero_shot import score_zero_shot
+
+    config = EvaluateConfig.model_validate_json(settings)
+    encoder = Encoder(checkpoint, use_gpu=use_gpu, batch_size=config.batch_size)
+    scores: list[Score] = []
+    examples: list[RetrievalExample] = []
+    if config.retrieval is not None:
+        found, examples = score_retrieval(config.retrieval, select(parts["retrieval"]), encoder)
+        scores += found
+    if config.zero_shot is not None:
+        scores += score_zero_shot(config.zero_shot, select(parts["zero_shot"]), encoder)
+    data = parts["retrieval" if "retrieval" in parts else "zero_shot"].path
+    return Evaluation(encoder.state.step, checkpoint.url, data, tuple(scores)), examples

@@ -1,0 +1,224 @@
+"""The training itself, as each worker runs it: from the newest checkpoint to the last step."""
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, TextIO
+
+import ray.train
+import torch
+from ray.train import Checkpoint, CheckpointUploadMode
+from torch import Tensor
+
+from infra.errors import CorruptData, StageFailed
+from infra.storage import Storage
+from training.checkpoint import (
+    CheckpointState,
+    load_moments,
+    load_parameters,
+    newest_intact_checkpoint,
+    prune_checkpoints,
+    read_state,
+    save_checkpoint,
+    sweep_uncommitted,
+)
+from training.config import LossName, TrainConfig
+from training.engine import Engine, initialize_deepspeed
+from training.loader import Batch, TrainingLoader, normalize
+from training.loss import clip_loss, siglip_loss
+from training.model import ModelTraits, create_model, model_traits
+from training.order import SampleOrder
+from training.records import METRICS_FILE, StepMetrics
+from training.schedule import learning_rate
+from training.selection import select
+
+ATTEMPTS_FOLDER = "attempts"
+LOADER_THREADS = 2
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlan:
+    """What every worker must agree on. `warmup` and `steps` are in optimizer steps."""
+
+    samples: int
+    batch_size: int
+    steps: int
+    warmup: int
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """This process's place in the training."""
+
+    rank: int
+    ranks: int
+    use_gpu: bool
+
+
+def plan_training(config: TrainConfig, samples: int) -> TrainingPlan:
+    """The number of steps, however the config states it, and the length of the warm-up."""
+    batch = config.global_batch_size
+    if config.steps is not None:
+        steps = config.steps
+    elif config.samples is not None:
+        steps = math.ceil(config.samples / batch)
+    else:
+        assert config.epochs is not None
+        steps = math.ceil(config.epochs * samples / batch)
+    warmup = config.warmup_steps if config.warmup_steps is not None else min(2000, steps // 10)
+    return TrainingPlan(samples, batch, steps, warmup)
+
+
+def run_worker(settings: dict[str, Any]) -> None:
+    """Ray Train's entry on each worker. settings: `train` (the config as JSON), `run` (URL), `use_gpu`, `threads`."""
+    config = TrainConfig.model_validate_json(settings["train"])
+    context = ray.train.get_context()
+    worker = Worker(context.get_world_rank(), context.get_world_size(), settings["use_gpu"])
+    torch.set_num_threads(settings["threads"])
+    initialize_deepspeed(worker.use_gpu)
+    train_worker(config, Storage(settings["run"]), worker)
+
+
+def train_worker(config: TrainConfig, run: Storage, worker: Worker) -> None:
+    """Trains on this rank's part of every global batch. The process group is initialised."""
+    selection = select(config.training_source())
+    plan = plan_training(config, len(selection))
+    if worker.rank == 0:
+        sweep_uncommitted(run)
+    first, engine = _start_or_resume(config, plan, run, worker)
+    attempt = _record_attempt(run, worker, first)
+    traits = model_traits(config.model)
+    loader = TrainingLoader(
+        selection,
+        SampleOrder(len(selection), config.seed),
+        traits,
+        batch_size=plan.batch_size,
+        rank=worker.rank,
+        ranks=worker.ranks,
+        crop_scale=config.crop_scale,
+        threads=LOADER_THREADS,
+    )
+    with loader, _metrics_writer(run, worker) as metrics:
+        started = time.monotonic()
+        for step, batch in enumerate(loader.batches(first, plan.steps), first):
+            loss, scale, rate = _train_step(engine, config, plan, traits, step, batch)
+            ended = time.monotonic()
+            if metrics is not None:
+                epoch = (step + 1) * plan.batch_size / plan.samples
+                speed = plan.batch_size / (ended - started)
+                record = StepMetrics(step + 1, loss, scale, rate, speed, epoch, attempt, time.time(), batch.replaced)
+                metrics.write(json.dumps(asdict(record)) + "\n")
+            started = ended
+            if (step + 1) % config.checkpoint_every == 0 or step + 1 == plan.steps:
+                _save(engine, config, plan, run, worker, step + 1, loss)
+                started = time.monotonic()
+
+
+def _start_or_resume(config: TrainConfig, plan: TrainingPlan, run: Storage, worker: Worker) -> tuple[int, Engine]:
+    """The engine as it is after the steps that are done, and their number."""
+    path, problems = newest_intact_checkpoint(run)
+    for problem in problems:
+        log.warning(problem)
+    model = create_model(config.model, config.loss, config.seed)
+    batch_of_rank = -(-plan.batch_size // worker.ranks)
+    if path is None:
+        return 0, Engine(model, config, ranks=worker.ranks, batch_of_rank=batch_of_rank)
+    checkpoint = run.at(path)
+    state = read_state(checkpoint)
+    if (state.model, state.batch_size, state.samples) != (config.model, plan.batch_size, plan.samples):
+        raise CorruptData(
+            f"{checkpoint.url} is of {state.model}, {state.samples:,} samples in batches of {state.batch_size:,}.",
+            f"This training is of {config.model}, {plan.samples:,} samples in batches of {plan.batch_size:,}.",
+            "Train under another name, or restore the dataset that the training began with.",
+        )
+    parameters = load_parameters(checkpoint)
+    model.load_state_dict(parameters, strict=False)
+    engine = Engine(model, config, ranks=worker.ranks, batch_of_rank=batch_of_rank)
+    engine.restore(parameters, load_moments(checkpoint), state.step)
+    return state.step, engine
+
+
+def _train_step(
+    engine: Engine, config: TrainConfig, plan: TrainingPlan, traits: ModelTraits, step: int, batch: Batch
+) -> tuple[float, float, float]:
+    """One optimizer step; returns the global loss, the scale that it was taken with, and the learning rate."""
+    rate = learning_rate(step, peak=config.lr, warmup=plan.warmup, steps=plan.steps)
+    images = normalize(batch.images.to(engine.device, non_blocking=True), traits, engine.dtype)
+    outputs = engine.forward(images, batch.tokens.to(engine.device, non_blocking=True))
+    loss = _loss(config.loss, outputs)
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise StageFailed(
+            f"The loss of step {step + 1} is {value}.",
+            "A training goes on with finite losses only; the last checkpoint is kept.",
+            "Lower train.lr, lengthen train.warmup_steps, or set train.grad_clip_norm=1.",
+        )
+    engine.step(loss, rate)
+    return value, float(outputs[2].detach()), rate
+
+
+def _loss(name: LossName, outputs: tuple[Tensor, ...]) -> Tensor:
+    if name is LossName.SIGLIP:
+        images, texts, scale, bias = outputs
+        return siglip_loss(images, texts, scale, bias)
+    images, texts, scale = outputs[:3]
+    return clip_loss(images, texts, scale)
+
+
+def _save(
+    engine: Engine, config: TrainConfig, plan: TrainingPlan, run: Storage, worker: Worker, step: int, loss: float
+) -> None:
+    """All ranks gather the state, rank 0 commits it, and Ray Train is told where it lies."""
+    parameters, moments = {}, {}
+    for name, master, both in engine.gather():
+        # Gathered one by one: no rank but the first keeps more than one whole parameter.
+        if worker.rank == 0:
+            parameters[name] = master.cpu().clone()
+            moments[name] = {key: tensor.cpu().clone() for key, tensor in both.items()}
+    registered = None
+    if worker.rank == 0:
+        state = CheckpointState(
+            step, config.model, config.loss.value, plan.batch_size, plan.samples, config.seed, _settings(config)
+        )
+        path = save_checkpoint(run, state, parameters, moments)
+        prune_checkpoints(run, config.keep_checkpoints)
+        registered = Checkpoint(str(run.local_path(path)))
+    ray.train.report(
+        {"step": step, "loss": loss}, checkpoint=registered, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD
+    )
+
+
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude_none=True)
+
+
+def _record_attempt(run: Storage, worker: Worker, first: int) -> int:
+    """Numbers this start of the worker group, from 1; rank 0 writes down when it was and where it began."""
+    if worker.rank != 0:
+        return 0
+    attempt = len(run.list_files(ATTEMPTS_FOLDER)) + 1
+    facts = {"attempt": attempt, "started": time.time(), "first_step": first, "workers": worker.ranks}
+    run.write_bytes(f"{ATTEMPTS_FOLDER}/{attempt:04d}.json", json.dumps(facts).encode())
+    return attempt
+
+
+@contextmanager
+def _metrics_writer(run: Storage, worker: Worker) -> Iterator[TextIO | None]:
+    """Rank 0's metrics file, a line a step; a line that a kill cut in two is ended first."""
+    if worker.rank != 0:
+        yield None
+        return
+    path = run.local_path(METRICS_FILE)
+    with path.open("a+b") as tail:
+        if tail.seek(0, os.SEEK_END):
+            tail.seek(-1, os.SEEK_END)
+            if tail.read(1) != b"\n":
+                tail.write(b"\n")
+    with path.open("a", buffering=1, encoding="utf-8") as stream:
+        yield stream

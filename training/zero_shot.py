@@ -1,0 +1,55 @@
+"""Classification by the nearest class prompt."""
+
+from collections import Counter
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from infra.errors import ConfigError
+from training.config import ZeroShotConfig
+from training.encode import Encoder
+from training.records import Score
+from training.selection import Selection, columns_of
+
+
+def score_zero_shot(config: ZeroShotConfig, selection: Selection, encoder: Encoder) -> list[Score]:
+    """The share of pictures whose nearest class is theirs, the mean over classes, and each class's own.
+
+    Chance is one of the classes. Raises ConfigError for labels without a class.
+    """
+    labels = [str(values[0]) for _, _, values in columns_of(selection, [config.label_col])]
+    classes = _classes(config, labels)
+    weights = class_features(list(classes.values()), config.templates, encoder)  # (classes, D)
+    nearest = (encoder.encode_pictures(selection) @ weights.T).argmax(dim=1).tolist()
+    names = list(classes)
+    hits = Counter(label for label, place in zip(labels, nearest, strict=True) if names[place] == label)
+    counts = Counter(labels)
+    shares = {label: hits[label] / counts[label] for label in names if counts[label]}
+    chance = 1 / len(classes)
+    return [
+        Score("zero_shot_accuracy", sum(hits.values()) / len(labels), chance, len(labels)),
+        Score("zero_shot_mean_per_class", sum(shares.values()) / len(shares), chance, len(labels)),
+        *(Score(f"zero_shot: {label}", share, chance, counts[label]) for label, share in shares.items()),
+    ]
+
+
+def class_features(names: list[str], templates: list[str], encoder: Encoder) -> Tensor:
+    """One unit feature a class: its prompts' features, averaged. (classes, D)"""
+    prompts = [template.replace("{}", name) for name in names for template in templates]
+    features = encoder.encode_texts(prompts).view(len(names), len(templates), -1)
+    return F.normalize(features.mean(dim=1), dim=-1)
+
+
+def _classes(config: ZeroShotConfig, labels: list[str]) -> dict[str, str]:
+    """Label → name in the prompt, in a fixed order."""
+    if config.classes is None:
+        return {label: label for label in sorted(set(labels))}
+    classes = config.classes if isinstance(config.classes, dict) else {label: label for label in config.classes}
+    unknown = sorted(set(labels) - classes.keys())
+    if unknown:
+        raise ConfigError(
+            f"evaluate.zero_shot: the column {config.label_col} has {unknown[0]!r}, which is no class.",
+            f"The classes are {', '.join(classes)}.",
+            "Add it to evaluate.zero_shot.classes, or leave those samples out with data.where.",
+        )
+    return classes
