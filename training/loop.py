@@ -4,15 +4,17 @@ import json
 import logging
 import math
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, TextIO
 
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointUploadMode
+from ray.train import Checkpoint
 from torch import Tensor
 
 from infra.errors import CorruptData, StageFailed
@@ -38,6 +40,7 @@ from training.schedule import learning_rate
 from training.selection import select
 
 ATTEMPTS_FOLDER = "attempts"
+POINTER_FILE = "pointer.json"
 LOADER_THREADS = 2
 log = logging.getLogger(__name__)
 
@@ -181,17 +184,24 @@ def _save(
         if worker.rank == 0:
             parameters[name] = master.cpu().clone()
             moments[name] = {key: tensor.cpu().clone() for key, tensor in both.items()}
-    registered = None
+    path = None
     if worker.rank == 0:
         state = CheckpointState(
             step, config.model, config.loss.value, plan.batch_size, plan.samples, config.seed, _settings(config)
         )
         path = save_checkpoint(run, state, parameters, moments)
         prune_checkpoints(run, config.keep_checkpoints)
-        registered = Checkpoint(str(run.local_path(path)))
-    ray.train.report(
-        {"step": step, "loss": loss}, checkpoint=registered, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD
-    )
+    _report(run, path, {"step": step, "loss": loss})
+
+
+def _report(run: Storage, path: str | None, metrics: dict[str, float]) -> None:
+    """Tells Ray Train of the checkpoint, by a pointer to it: what the run's folder holds is committed by itself."""
+    if path is None:
+        ray.train.report(metrics)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, POINTER_FILE).write_text(json.dumps({"checkpoint": f"{run.url}/{path}"}))
+        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
 
 
 def _settings(config: TrainConfig) -> dict[str, Any]:
