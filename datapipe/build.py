@@ -62,7 +62,7 @@ def build(config: BuildConfig, progress: Progress) -> BuildResult:
     finished = find_finished(output, shard_count(rows, config.number_sample_per_shard))
     _require_room(output, config, rows - sum(stats.rows for stats in finished.values()))
     stats = _build_missing(config, files, finished, rows, progress)
-    manifest = _manifest(stats, settings)
+    manifest = build_manifest(stats, settings)
     output.write_bytes(MANIFEST_FILE, manifest.to_json())
     progress.end(f"{manifest.samples:,} samples of {manifest.rows:,} rows in {len(stats):,} shards")
     return BuildResult(manifest, len(stats) - len(finished), len(finished))
@@ -147,7 +147,8 @@ def _yield(stats: Iterable[ShardStats]) -> str:
     return f"{100 * counts['samples'] / counts['rows']:.1f}% ok" if counts["rows"] else ""
 
 
-def _manifest(stats: Sequence[ShardStats], settings: dict[str, object]) -> Manifest:
+def build_manifest(stats: Sequence[ShardStats], settings: dict[str, object]) -> Manifest:
+    """The manifest of a dataset of these shards, in their order."""
     counts = Counter[str]()
     for shard in stats:
         counts.update(shard.status_counts)

@@ -8,7 +8,6 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from infra.settings import Place, Settings
 
-
 MAX_PNG_COMPRESSION = 9
 
 

@@ -31,7 +31,9 @@ def convert_to_parquet(path: Path, target: Path, url_col: str) -> None:
     rows = read_list(path, url_col)
     with pq.ParquetWriter(target, schema) as writer:
         while batch := list(itertools.islice(rows, BATCH_ROWS)):
-            columns = [pa.array([_as(field.type, row.get(field.name)) for row in batch], field.type) for field in schema]
+            columns = [
+                pa.array([_as(field.type, row.get(field.name)) for row in batch], field.type) for field in schema
+            ]
             writer.write_table(pa.table(columns, schema=schema))
 
 

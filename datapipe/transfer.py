@@ -46,6 +46,7 @@ class Transfer:
 
     def __init__(self, limits: TransferLimits) -> None:
         self._limits = limits
+        self._body = io.BytesIO()
         self.handle = pycurl.Curl()
         self._forget()
         self._set_options()
@@ -88,7 +89,7 @@ class Transfer:
         return 300 <= int(self.handle.getinfo(pycurl.RESPONSE_CODE)) < 400
 
     def _forget(self) -> None:
-        self._body: io.BytesIO = io.BytesIO()
+        self._body = io.BytesIO()
         self._received = 0
         self._robots: list[str] = []
         self.retry_after: str | None = None

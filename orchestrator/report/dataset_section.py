@@ -115,7 +115,7 @@ def _pixels(sizes: SizeSample, side: str) -> Html | None:
     label = f"{side.title()} in pixels: " + ", ".join(f"{name} {median}" for name, median in medians.items())
     drawn = [Distribution(name, values.astype(np.float64), medians[name]) for name, values in present.items()]
     cells = [(name, *_quartiles(values, "{:,.0f} px")) for name, values in present.items()]
-    return figure(side.title(), None, histogram(label, "px", drawn), _numbers(cells))
+    return figure(f"{side.title()} in pixels", None, histogram(label, "px", drawn), _numbers(cells))
 
 
 def _stored_bytes(sizes: SizeSample) -> Html | None:
@@ -126,7 +126,7 @@ def _stored_bytes(sizes: SizeSample) -> Html | None:
     rows = [Distribution("stored", values / 1000, median)]
     chart = histogram(f"Stored bytes a picture: {median}", "KB", rows)
     cells = [("stored", *(file_size(value) for value in np.percentile(values, (0, 25, 50, 75, 100))))]
-    return figure("Bytes", None, chart, _numbers(cells))
+    return figure("File size in KB", None, chart, _numbers(cells))
 
 
 def _quartiles(values: Numbers, form: str) -> list[str]:

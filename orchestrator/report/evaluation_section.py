@@ -6,6 +6,7 @@ from orchestrator.report.pieces import bar, caption_text, missing, section, thum
 from orchestrator.report.wording import percent, score_words, times_chance
 from training.records import Score
 
+ORDINALS = ("1st", "2nd", "3rd", "4th", "5th")
 NOT_EVALUATED = "Not evaluated yet: the scores appear here once there is a checkpoint and the evaluation has ended."
 
 
@@ -41,7 +42,7 @@ def retrieval_section(facts: EvaluationFacts | None) -> Html:
     part = f"{shown} queries" if shown == facts.examples_kept else f"{shown} of {facts.examples_kept:,} kept queries"
     lead = (
         f"{part}, and the {FOUND_SHOWN} pictures found for each, best first. The right one is framed and ticked: "
-        f"{first} times in first place, {among} times among the {FOUND_SHOWN}."
+        f"{first} in first place, {among} among the {FOUND_SHOWN}."
     )
     return section("retrieval", title, lead, el("ol", *map(_example, facts.examples), class_="examples"))
 
@@ -60,25 +61,26 @@ def _score(score: Score) -> Html:
 
 
 def _example(example: AnsweredQuery) -> Html:
-    missed = None
-    if example.missed is not None:
-        missed = el("div", el("small", "not found:"), _found(example.missed, None), class_="missed")
-    places = [_found(picture, place) for place, picture in enumerate(example.found, start=1)]
+    pictures = (_found("li", picture, "pic right" if picture.is_right else "pic") for picture in example.found)
     return el(
         "li",
         el("p", caption_text(example.caption), class_="query", dir="auto"),
-        el("div", el("ol", *places, class_="found"), missed, class_="answer"),
+        el("div", el("ol", *pictures, class_="found"), _verdict(example), class_="answer"),
         class_="card",
     )
 
 
-def _found(picture: FoundPicture, place: int | None) -> Html:
+def _found(name: str, picture: FoundPicture, class_: str) -> Html:
     caption = caption_text(picture.caption)
-    tick = el("span", "✓", class_="tick", aria_hidden="true") if picture.is_right and place else None
-    verdict = " (the right one)" if picture.is_right else ""
+    image = thumbnail(picture.image, f"{caption} (the right one)" if picture.is_right else caption)
+    tick = el("span", "✓", class_="tick", aria_hidden="true") if class_ == "pic right" else None
     similarity = el("small", f"{picture.similarity:.2f}") if picture.similarity is not None else None
-    name = "li" if place else "div"
-    classes = " ".join(
-        word for word, holds in (("pic", True), ("right", picture.is_right and place is not None)) if holds
-    )
-    return el(name, thumbnail(picture.image, f"{caption}{verdict}"), tick, similarity, class_=classes, title=caption)
+    return el(name, image, tick, similarity, class_=class_, title=caption)
+
+
+def _verdict(example: AnsweredQuery) -> Html:
+    """The place of the right picture, or the picture itself when it is not among those shown."""
+    if example.missed is not None:
+        return el("div", _found("div", example.missed, "pic"), el("small", "not found"), class_="verdict")
+    place = next(place for place, picture in enumerate(example.found, start=1) if picture.is_right)
+    return el("div", el("b", ORDINALS[place - 1]), el("small", "place"), class_="verdict")

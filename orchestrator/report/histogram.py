@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -10,12 +11,13 @@ from orchestrator.report.markup import Html, el, join
 from orchestrator.report.scales import Scale, size_scale, tick_labels
 
 WIDTH = 340
-ROW_HEIGHT = 92  # with its heading
-BARS_HEIGHT = 58
+ROWS_HEIGHT = 208  # shared by the rows
+HEADING_HEIGHT = 36
 AXIS_HEIGHT = 26
 SIDE = 12
 BINS = 26
 GAP = 1.5  # between bars
+LEAST_HEIGHT = 1.5  # a single picture is still seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +32,12 @@ class Distribution:
 def histogram(label: str, unit: str, rows: Sequence[Distribution]) -> Html:
     """The rows as inline SVG on one axis; each row's highest bar fills it."""
     scale = size_scale([float(edge) for row in rows for edge in (row.values.min(), row.values.max())])
-    height = len(rows) * ROW_HEIGHT + AXIS_HEIGHT
+    height = ROWS_HEIGHT + AXIS_HEIGHT
+    room = ROWS_HEIGHT / len(rows)
     return el(
         "svg",
-        *(_row(row, scale, index * ROW_HEIGHT, unit, f"bar bar-{row.name}") for index, row in enumerate(rows)),
-        _axis(scale, unit, height),
+        *(_row(row, scale, index * room, room, unit) for index, row in enumerate(rows)),
+        _axis(scale, height),
         class_="plot",
         viewBox=f"0 0 {WIDTH} {height}",
         role="img",
@@ -49,37 +52,38 @@ def bin_edges(scale: Scale, bins: int = BINS) -> npt.NDArray[np.float64]:
     return np.linspace(scale.low, scale.high, bins + 1)
 
 
-def _row(row: Distribution, scale: Scale, top: float, unit: str, class_: str) -> Html:
+def _row(row: Distribution, scale: Scale, top: float, room: float, unit: str) -> Html:
     edges = bin_edges(scale)
     # Rounding of the outermost edges must not lose the extremes.
     counts, _ = np.histogram(np.clip(row.values, edges[0], edges[-1]), edges)
-    base = top + ROW_HEIGHT
+    base, highest = top + room, room - HEADING_HEIGHT
     bars = [
-        _bar(scale, (float(low), float(high)), int(count) / int(counts.max()), base, f"{count:,}", unit, class_)
-        for low, high, count in zip(edges, edges[1:], counts, strict=False)
+        el(
+            "rect",
+            el("title", f"{low:,.0f}–{high:,.0f} {unit}: {count:,} pictures"),
+            **_bar_box(scale, float(low), float(high), base, highest * int(count) / int(counts.max())),
+            rx=1.5,
+            class_=f"bar bar-{row.name}",
+        )
+        for (low, high), count in zip(pairwise(edges), counts, strict=True)
         if count
     ]
     return join(
-        el("text", row.name, x=SIDE, y=top + 18, class_="row-name"),
-        el("text", row.note, x=WIDTH - SIDE, y=top + 18, text_anchor="end"),
+        el("text", row.name, x=SIDE, y=top + HEADING_HEIGHT - 12, class_="row-name"),
+        el("text", row.note, x=WIDTH - SIDE, y=top + HEADING_HEIGHT - 12, text_anchor="end"),
         *bars,
         el("line", x1=SIDE, x2=WIDTH - SIDE, y1=base, y2=base, class_="base"),
     )
 
 
-def _bar(
-    scale: Scale, edges: tuple[float, float], share: float, base: float, count: str, unit: str, class_: str
-) -> Html:
-    left, right = (_x(scale, edge) for edge in edges)
-    height = max(1.5, share * BARS_HEIGHT)  # a single picture is still seen
-    hint = el("title", f"{edges[0]:,.0f}–{edges[1]:,.0f} {unit}: {count} pictures")
-    width = right - left - GAP
-    return el("rect", hint, x=left + GAP / 2, y=base - height, width=width, height=height, rx=1.5, class_=class_)
+def _bar_box(scale: Scale, low: float, high: float, base: float, height: float) -> dict[str, float]:
+    left, right = _x(scale, low), _x(scale, high)
+    seen = max(LEAST_HEIGHT, height)
+    return {"x": left + GAP / 2, "y": base - seen, "width": right - left - GAP, "height": seen}
 
 
-def _axis(scale: Scale, unit: str, height: float) -> Html:
+def _axis(scale: Scale, height: float) -> Html:
     labels = tick_labels(scale.ticks)
-    labels[-1] = f"{labels[-1]} {unit}"
     last = len(labels) - 1
     return join(
         *(

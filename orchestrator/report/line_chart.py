@@ -9,8 +9,8 @@ from orchestrator.report.markup import Html, el, join
 from orchestrator.report.scales import Scale, exact_scale, tick_labels
 
 WIDTH = 480
-HEIGHT = 250
-TOP, RIGHT, BOTTOM = 16, 14, 40
+HEIGHT = 236
+TOP, RIGHT, BOTTOM = 16, 14, 26
 CHARACTER = 7.2  # width of a tick label's character, in the SVG's units
 TREND_WINDOW = 0.06  # of the points; wide enough to calm the noise, narrow enough to keep the bends
 
@@ -57,7 +57,7 @@ class _Frame:
 def line_chart(chart: LineChart) -> Html:
     """The chart as inline SVG; its colours and fonts come from the page's style sheet."""
     labels = tick_labels(chart.y_scale.ticks)
-    left = 14 + CHARACTER * max(map(len, labels))
+    left = 12 + CHARACTER * max(4, *map(len, labels))
     frame = _Frame(left, exact_scale([x for x, _ in chart.points]), chart.y_scale)
     faint = "line faint" if chart.trend else "line"
     return el(
@@ -103,7 +103,7 @@ def _x_axis(frame: _Frame) -> Html:
         el("text", label, x=frame.x(tick), y=HEIGHT - BOTTOM + 18, text_anchor="middle")
         for tick, label in zip(whole, tick_labels(whole), strict=True)
     ]
-    title = el("text", "step", x=WIDTH - RIGHT, y=HEIGHT - 4, text_anchor="end", class_="axis-title")
+    title = el("text", "step", x=frame.left - 8, y=HEIGHT - BOTTOM + 18, text_anchor="end")
     return join(*parts, title)
 
 

@@ -92,12 +92,10 @@ def _score_tile(facts: EvaluationFacts | None) -> Html:
     scores = facts.evaluation.scores if facts else ()
     index = headline_score([score.name for score in scores])
     if index is None:
-        return _tile("Recall@1", "—", "not evaluated yet", "main")
+        return _tile("Text → image, recall@1", "—", "not evaluated yet", "main")
     score = scores[index]
     words = score_words(score.name)
-    name = words.split(", ")[-1]
-    times = f"{times_chance(score.value, score.chance)} chance, {words.removesuffix(f', {name}')}"
-    return _tile(name[:1].upper() + name[1:], percent(score.value), times, "main")
+    return _tile(words, percent(score.value), f"{times_chance(score.value, score.chance)} chance", "main")
 
 
 def _tile(name: str, value: str, note: str, class_: str | None = None) -> Html:

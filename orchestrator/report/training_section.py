@@ -72,8 +72,9 @@ def _restarts(training: TrainingFacts) -> Html | None:
     if not restarts:
         return None
     steps = ", ".join(f"{step.step:,}" for step in restarts[:12]) + (" …" if len(restarts) > 12 else "")
+    word = "step" if len(restarts) == 1 else "steps"
     times = "once" if len(restarts) == 1 else f"{len(restarts)} times"
-    text = f"The workers were started again {times} and went on from a checkpoint: at step {steps}."
+    text = f"The workers were started again {times} and went on from a checkpoint: at {word} {steps}."
     return el("p", el("i", "▼", aria_hidden="true"), f" {text}", class_="restarts")
 
 
@@ -89,15 +90,15 @@ def _loss(training: TrainingFacts, points: Sequence[StepMetrics]) -> Html:
 def _logit_scale(training: TrainingFacts, points: Sequence[StepMetrics]) -> Html:
     first, last = training.metrics[0].logit_scale, training.metrics[-1].logit_scale
     scale = rounded_scale(_finite(points, _scale_of) or [1.0])
-    note = f"{first:.1f} → {last:.1f}, a temperature of {1 / first:.3f} → {1 / last:.3f}" if first and last else None
-    return _figure("Logit scale (1 / temperature)", note, training, points, _scale_of, scale, ".2f")
+    note = f"temperature {1 / first:.3f} → {1 / last:.3f}" if first and last else None
+    return _figure("Logit scale", note, training, points, _scale_of, scale, ".2f")
 
 
 def _throughput(training: TrainingFacts, points: Sequence[StepMetrics]) -> Html:
     values = _finite(training.metrics, _rate_of)
     note = f"median {median(values):,.0f} pairs a second" if values else None
     scale = rounded_scale([0.0, *_finite(points, _rate_of)])
-    return _figure("Throughput, pairs a second", note, training, points, _rate_of, scale, ",.0f", trend=True)
+    return _figure("Throughput", note, training, points, _rate_of, scale, ",.0f", trend=True)
 
 
 def _learning_rate(training: TrainingFacts, points: Sequence[StepMetrics]) -> Html:

@@ -94,7 +94,9 @@ def digests(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(files)}
 
 
-def test_a_build_takes_in_all_that_is_good_and_counts_all_that_is_not(photos: HostileWeb, tmp_path: Path, ray_cluster: Cluster):
+def test_a_build_takes_in_all_that_is_good_and_counts_all_that_is_not(
+    photos: HostileWeb, tmp_path: Path, ray_cluster: Cluster
+):
     result = run(config(tmp_path))
     assert result.manifest.status_counts == EXPECTED
     assert result.manifest.shard_rows == (30, 30, 30, 30, 10)
@@ -210,7 +212,9 @@ def test_other_settings_or_another_list_are_not_mixed_in(photos: HostileWeb, tmp
         check_build(config(tmp_path))
 
 
-def test_a_finished_dataset_is_found_finished_without_a_request(photos: HostileWeb, tmp_path: Path, ray_cluster: Cluster):
+def test_a_finished_dataset_is_found_finished_without_a_request(
+    photos: HostileWeb, tmp_path: Path, ray_cluster: Cluster
+):
     run(config(tmp_path))
     asked = sum(photos.asked.values())
     assert run(config(tmp_path)).shards_built == 0
@@ -237,7 +241,9 @@ def test_relative_paths_are_meant_from_where_the_command_runs(
     assert Dataset.open(str(tmp_path / "here")).manifest.rows == ROWS
 
 
-def test_a_build_that_loses_its_list_says_so_and_goes_on_when_it_is_back(photos: HostileWeb, tmp_path: Path, ray_cluster: Cluster):
+def test_a_build_that_loses_its_list_says_so_and_goes_on_when_it_is_back(
+    photos: HostileWeb, tmp_path: Path, ray_cluster: Cluster
+):
     settings = config(tmp_path, tasks=1)
     data = (tmp_path / "urls.parquet").read_bytes()
 

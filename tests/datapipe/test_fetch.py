@@ -60,16 +60,31 @@ def test_misbehaving_answers_have_their_reasons(web: HostileWeb):
         "/headers": (endless_headers, SampleStatus.PROTOCOL_ERROR),
         "/reset": (lambda visit: visit.reset(), SampleStatus.PROTOCOL_ERROR),
         "/closed": (lambda visit: visit.close(), SampleStatus.PROTOCOL_ERROR),
-        "/cut": (lambda visit: cut(visit, b"HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\nx"), SampleStatus.PROTOCOL_ERROR),
+        "/cut": (
+            lambda visit: cut(visit, b"HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\nx"),
+            SampleStatus.PROTOCOL_ERROR,
+        ),
         "/chunks": (lambda visit: cut(visit, CHUNKED + b"zz\r\nnot a chunk\r\n"), SampleStatus.PROTOCOL_ERROR),
         "/0.9": (lambda visit: cut(visit, b"just bytes, no status line"), SampleStatus.PROTOCOL_ERROR),
         "/empty": (lambda visit: visit.answer(b""), SampleStatus.EMPTY_BODY),
         "/declared": (lambda visit: cut(visit, HUGE), SampleStatus.TOO_LARGE),
         "/loop": (lambda visit: visit.answer(status="302 Found", Location="/loop"), SampleStatus.TOO_MANY_REDIRECTS),
-        "/ftp": (lambda visit: visit.answer(status="302 Found", Location="ftp://127.0.0.1/"), SampleStatus.SCHEME_REFUSED),
-        "/file": (lambda visit: visit.answer(status="302 Found", Location="file:///etc/passwd"), SampleStatus.SCHEME_REFUSED),
-        "/inside": (lambda visit: visit.answer(status="302 Found", Location=f"http://127.0.0.2:{web.port}/a"), SampleStatus.ADDRESS_REFUSED),
-        "/inside6": (lambda visit: visit.answer(status="302 Found", Location="http://[::1]:1/"), SampleStatus.ADDRESS_REFUSED),
+        "/ftp": (
+            lambda visit: visit.answer(status="302 Found", Location="ftp://127.0.0.1/"),
+            SampleStatus.SCHEME_REFUSED,
+        ),
+        "/file": (
+            lambda visit: visit.answer(status="302 Found", Location="file:///etc/passwd"),
+            SampleStatus.SCHEME_REFUSED,
+        ),
+        "/inside": (
+            lambda visit: visit.answer(status="302 Found", Location=f"http://127.0.0.2:{web.port}/a"),
+            SampleStatus.ADDRESS_REFUSED,
+        ),
+        "/inside6": (
+            lambda visit: visit.answer(status="302 Found", Location="http://[::1]:1/"),
+            SampleStatus.ADDRESS_REFUSED,
+        ),
         "/noai": (lambda visit: visit.answer(PICTURE, X_Robots_Tag="noai"), SampleStatus.OPT_OUT),
     }
     urls = [web.at(path, handler) for path, (handler, _) in answers.items()]
@@ -225,7 +240,11 @@ def test_while_the_reader_is_full_no_new_request_begins(web: HostileWeb):
 
 
 def test_the_same_failures_have_the_same_texts(web: HostileWeb):
-    urls = [web.at("/hang", lambda visit: visit.hang()), web.at("/endless", endless), web.at("/cut", lambda v: cut(v, HUGE))]
+    urls = [
+        web.at("/hang", lambda visit: visit.hang()),
+        web.at("/endless", endless),
+        web.at("/cut", lambda v: cut(v, HUGE)),
+    ]
     urls += [f"{web.base}/none", "http://127.0.0.1:1/", "http://127.0.0.2/"]
     first, second = (fetch_all(urls, timeout=1.0, max_download_bytes=100_000) for _ in range(2))
     assert first == second

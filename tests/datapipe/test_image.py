@@ -21,7 +21,9 @@ RED, GREEN, BLUE, WHITE = (220, 30, 30), (20, 180, 40), (30, 40, 210), (255, 255
 
 
 def config(**values: object) -> BuildConfig:
-    return BuildConfig.model_validate({"input": "", "output": "", "encode_format": "png", "encode_quality": 1, **values})
+    return BuildConfig.model_validate(
+        {"input": "", "output": "", "encode_format": "png", "encode_quality": 1, **values}
+    )
 
 
 def corners(width: int = 64, height: int = 48) -> Image.Image:
@@ -52,7 +54,12 @@ def pixels(image: StoredImage) -> np.ndarray:
 def colours(image: StoredImage) -> list[tuple[int, ...]]:
     """The colours in the middle of the four quarters."""
     array, (height, width) = pixels(image), (image.height, image.width)
-    places = [(height // 4, width // 4), (height // 4, width * 3 // 4), (height * 3 // 4, width // 4), (height * 3 // 4, width * 3 // 4)]
+    places = [
+        (height // 4, width // 4),
+        (height // 4, width * 3 // 4),
+        (height * 3 // 4, width // 4),
+        (height * 3 // 4, width * 3 // 4),
+    ]
     return [tuple(map(int, array[place])) for place in places]
 
 
@@ -81,7 +88,9 @@ FORMS = {
     "avif": encoded(corners(), "AVIF", quality=95),
     "jpeg 2000": encoded(corners(), "JPEG2000"),
     "animated gif": encoded(corners(), "GIF", save_all=True, append_images=[Image.new("RGB", (64, 48), "black")]),
-    "animated webp": encoded(corners(), "WEBP", lossless=True, save_all=True, append_images=[Image.new("RGB", (64, 48))]),
+    "animated webp": encoded(
+        corners(), "WEBP", lossless=True, save_all=True, append_images=[Image.new("RGB", (64, 48))]
+    ),
     "icon": encoded(corners(64, 64), "ICO"),
 }
 
@@ -152,7 +161,9 @@ def png_that_claims(width: int, height: int) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    )
 
 
 def icon_with(png: bytes) -> bytes:
@@ -233,7 +244,10 @@ def test_a_picture_too_long_for_its_format_is_a_failure_of_its_own():
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.sampled_from(sorted(FORMS)), st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=8))
+@given(
+    st.sampled_from(sorted(FORMS)),
+    st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=8),
+)
 def test_no_damage_to_a_picture_raises(form: str, damage: list[tuple[int, int]]):
     body = bytearray(FORMS[form])
     for place, value in damage:

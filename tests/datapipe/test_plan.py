@@ -17,10 +17,7 @@ def test_every_row_is_planned_exactly_once_and_in_order(rows: list[int], rows_pe
     files = files_of(rows)
     plans = list(plan_shards(files, rows_per_shard))
     planned = [
-        (piece.path, piece.first_row + row)
-        for plan in plans
-        for piece in plan.pieces
-        for row in range(piece.rows)
+        (piece.path, piece.first_row + row) for plan in plans for piece in plan.pieces for row in range(piece.rows)
     ]
     assert planned == list(chain.from_iterable(((file.path, row) for row in range(file.rows)) for file in files))
 

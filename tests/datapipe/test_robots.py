@@ -9,8 +9,15 @@ DISALLOWED = ["noai", "noimageai", "noindex", "noimageindex"]
 
 @pytest.mark.parametrize(
     "value",
-    ["noai", "NoAI", "follow, noai", "all , noimageindex", "ourbot: noai", "OurBot:nofollow, noindex",
-     "unavailable_after: 25 Jun 2010 15:00:00 PST, noai"],
+    [
+        "noai",
+        "NoAI",
+        "follow, noai",
+        "all , noimageindex",
+        "ourbot: noai",
+        "OurBot:nofollow, noindex",
+        "unavailable_after: 25 Jun 2010 15:00:00 PST, noai",
+    ],
 )
 def test_a_refusal_to_all_or_to_us_is_an_opt_out(value: str):
     assert is_opt_out([value], DISALLOWED, "ourbot")

@@ -1,7 +1,6 @@
 """Shards: the bytes are the same every time, and every tool that reads img2dataset's layout reads them."""
 
 import hashlib
-import io
 import json
 import math
 import tarfile
@@ -121,7 +120,12 @@ def test_in_parquet_the_pictures_are_a_column(tmp_path: Path):
 def test_the_marker_has_img2datasets_counts_and_vouches_for_the_bytes(tmp_path: Path):
     storage, stats = write(tmp_path)
     marker = json.loads(storage.read_bytes("00002_stats.json"))
-    assert (marker["count"], marker["successes"], marker["failed_to_download"], marker["failed_to_resize"]) == (4, 3, 1, 0)
+    assert (marker["count"], marker["successes"], marker["failed_to_download"], marker["failed_to_resize"]) == (
+        4,
+        3,
+        1,
+        0,
+    )
     assert marker["status_dict"] == {"success": 3, "url_empty": 1}
     for name, facts in marker["files"].items():
         data = storage.read_bytes(name)
@@ -149,4 +153,5 @@ def test_an_empty_shard_is_a_shard(tmp_path: Path):
     with ImageSpool(tmp_path) as spool:
         stats = write_shard(storage_of(tmp_path), 0, ROWS, outcomes, spool, config(tmp_path))
     assert (stats.rows, stats.samples) == (4, 0)
-    assert tarfile.open(fileobj=io.BytesIO((tmp_path / "00000.tar").read_bytes())).getnames() == []
+    with tarfile.open(tmp_path / "00000.tar") as tar:
+        assert tar.getnames() == []

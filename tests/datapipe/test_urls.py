@@ -12,7 +12,10 @@ from datapipe.config import BuildConfig
 from datapipe.urls import check_input, find_input_files, input_identity, open_url_list, resolved
 from infra.errors import ConfigError, InputError
 
-ROWS = [{"url": "http://a.example/1", "caption": 'a "red", fox'}, {"url": "http://a.example/2", "caption": "zwei\tFüchse"}]
+ROWS = [
+    {"url": "http://a.example/1", "caption": 'a "red", fox'},
+    {"url": "http://a.example/2", "caption": "zwei\tFüchse"},
+]
 
 
 def config(tmp_path: Path, source: str, **settings: object) -> BuildConfig:
@@ -67,7 +70,12 @@ def test_a_folder_and_a_glob_give_their_files_sorted(tmp_path: Path):
 
 
 def test_json_rows_that_differ_all_come_through(tmp_path: Path):
-    rows = [{"url": "u1"}, {"caption": "late", "url": "u2", "n": 1}, {"url": 3, "n": 2.5, "extra": {"a": [1]}}, {"n": 2**70}]
+    rows = [
+        {"url": "u1"},
+        {"caption": "late", "url": "u2", "n": 1},
+        {"url": 3, "n": 2.5, "extra": {"a": [1]}},
+        {"n": 2**70},
+    ]
     (tmp_path / "odd.jsonl").write_text("\n".join(json.dumps(row) for row in rows) + '\n{"url": "\\ud800"}')
     assert read_back(config(tmp_path, "odd.jsonl")) == [
         {"url": "u1", "caption": None, "n": None, "extra": None},
@@ -121,7 +129,9 @@ def test_the_identity_is_of_the_content_and_not_of_the_place(tmp_path: Path):
         ("deep.jsonl", b"[" * 100_000 + b"\n", "line 1,"),
     ],
 )
-def test_a_list_that_cannot_be_read_is_named_with_its_place(tmp_path: Path, name: str, content: bytes | None, words: str):
+def test_a_list_that_cannot_be_read_is_named_with_its_place(
+    tmp_path: Path, name: str, content: bytes | None, words: str
+):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     if words is None:  # a NUL in a URL is that row's own failure

@@ -1,0 +1,86 @@
+"""Verifying and summing up a dataset."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from pictures import picture
+
+from datapipe.build import build_manifest
+from datapipe.config import BuildConfig
+from datapipe.dataset import MANIFEST_FILE
+from datapipe.inspect import inspect
+from datapipe.shard import ImageSpool, RowOutcome, write_shard
+from datapipe.status import SampleStatus
+from datapipe.verify import verify
+from infra.errors import InputError
+from infra.storage import storage_of
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """Three shards of two rows; the second row of each is missing."""
+    import pyarrow as pa
+
+    config = BuildConfig(input="", output=str(tmp_path), number_sample_per_shard=2)
+    storage, stats = storage_of(tmp_path), []
+    for shard in range(3):
+        rows = pa.table({"url": ["http://a.example/", "http://a.example/no"], "caption": ["here", "gone"]})
+        with ImageSpool(tmp_path) as spool:
+            data = picture(shard)
+            good = RowOutcome(SampleStatus.SUCCESS, "", spool.add(data), len(data), 90, 70, 90, 70, "")
+            outcomes = [good, RowOutcome(SampleStatus.HTTP_404, "HTTP status 404")]
+            stats.append(write_shard(storage, shard, rows, outcomes, spool, config))
+    settings = {"output_format": "webdataset", "encode_format": "jpg"}
+    storage.write_bytes(MANIFEST_FILE, build_manifest(stats, settings).to_json())
+    return tmp_path
+
+
+def test_an_intact_dataset_has_no_problems(dataset: Path):
+    report = verify(str(dataset))
+    assert (report.shards, report.problems, report.is_intact) == (3, (), True)
+
+
+@pytest.mark.parametrize("file", ["00000.tar", "00001.parquet", "00002.tar"])
+@pytest.mark.parametrize("place", [0, 700, -1])
+def test_one_flipped_bit_in_any_file_is_found_and_the_file_named(dataset: Path, file: str, place: int):
+    data = bytearray((dataset / file).read_bytes())
+    data[place] ^= 1
+    (dataset / file).write_bytes(data)
+    assert [str(problem) for problem in verify(str(dataset)).problems] == [f"{file} has another SHA-256"]
+
+
+def test_every_kind_of_damage_is_told(dataset: Path):
+    (dataset / "00000.tar").unlink()
+    (dataset / "00001.parquet").write_bytes(b"")
+    (dataset / "00002_stats.json").write_text("{}")
+    assert [str(problem) for problem in verify(str(dataset)).problems] == [
+        "00000.tar is missing",
+        "00001.parquet has another size",
+        "00002_stats.json cannot be read as a shard's marker",
+    ]
+    (dataset / "00002_stats.json").unlink()
+    assert "00002_stats.json is missing" in map(str, verify(str(dataset)).problems)
+
+
+def test_a_shard_of_another_dataset_in_its_place_is_found(dataset: Path):
+    marker = json.loads((dataset / "00001_stats.json").read_bytes())
+    marker |= {"count": 3, "status_dict": {"success": 3}, "successes": 3}
+    (dataset / "00001_stats.json").write_text(json.dumps(marker))
+    assert "counts other samples" in str(verify(str(dataset)).problems[0])
+
+
+def test_a_summary_adds_up_and_is_json(dataset: Path):
+    summary = inspect(str(dataset))
+    assert (summary.shards, summary.rows, summary.samples) == (3, 6, 3)
+    assert summary.status_counts == {"http_404": 3, "success": 3}
+    sizes = sum(path.stat().st_size for path in dataset.glob("*.*") if path.suffix in (".tar", ".parquet"))
+    assert summary.total_bytes == sizes
+    assert json.loads(json.dumps(asdict(summary)))["url"] == str(dataset)
+
+
+@pytest.mark.parametrize("read", [verify, inspect])
+def test_a_folder_without_a_finished_dataset_is_no_dataset(tmp_path: Path, read):
+    with pytest.raises(InputError, match="no finished dataset"):
+        read(str(tmp_path))
