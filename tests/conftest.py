@@ -3,8 +3,14 @@
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from infra.cluster import Cluster, connect
+
+
+# Shared machines stall for longer than hypothesis would allow an example.
+settings.register_profile("diptych", deadline=None)
+settings.load_profile("diptych")
 
 
 @pytest.fixture(scope="session")

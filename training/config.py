@@ -64,6 +64,8 @@ class TrainConfig(Settings):
     """Length of the training in samples seen."""
     epochs: Annotated[float, Field(gt=0)] | None = None
     """Length of the training in passes over the dataset."""
+    initial_logit_scale: Annotated[float, Field(ge=1, le=100)] | None = None
+    """Logit scale (1 / temperature) at the start; null: the paper's, 1/0.07 for clip and 10 for siglip."""
     lr: Annotated[float, Field(gt=0)] = 5.0e-4
     """Highest learning rate."""
     warmup_steps: Annotated[int, Field(ge=0)] | None = None

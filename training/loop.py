@@ -128,7 +128,7 @@ def _start_or_resume(config: TrainConfig, plan: TrainingPlan, run: Storage, work
     path, problems = newest_intact_checkpoint(run)
     for problem in problems:
         log.warning(problem)
-    model = create_model(config.model, config.loss, config.seed)
+    model = create_model(config.model, config.loss, config.seed, config.initial_logit_scale)
     batch_of_rank = -(-plan.batch_size // worker.ranks)
     if path is None:
         return 0, Engine(model, config, ranks=worker.ranks, batch_of_rank=batch_of_rank)

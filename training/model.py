@@ -22,10 +22,11 @@ SIGLIP_INITIAL_SCALE = 10.0
 SIGLIP_INITIAL_BIAS = -10.0
 
 SMALL_CONFIGS: dict[str, dict[str, Any]] = {
+    # Learns a few thousand small pictures in minutes on two cores.
     "diptych-tiny": {
-        "embed_dim": 256,
-        "vision_cfg": {"image_size": 64, "layers": 6, "width": 192, "patch_size": 8, "head_width": 64},
-        "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 192, "heads": 3, "layers": 3},
+        "embed_dim": 192,
+        "vision_cfg": {"image_size": 48, "layers": 6, "width": 128, "patch_size": 8, "head_width": 32},
+        "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 128, "heads": 4, "layers": 3},
     },
 }
 
@@ -67,18 +68,18 @@ def check_model_name(name: str) -> None:
         )
 
 
-def create_model(name: str, loss: LossName, seed: int) -> nn.Module:
+def create_model(name: str, loss: LossName, seed: int, initial_scale: float | None = None) -> nn.Module:
     """The model with fresh weights that depend on the seed alone. Raises ConfigError for an unknown name.
 
     Its forward(image, text) gives unit image features, unit text features, the logit scale (exponentiated) and,
-    for SigLIP, the bias. Scale and bias start at the loss's published values.
+    for SigLIP, the bias. Scale and bias start at the loss's published values, unless another scale is given.
     """
     check_model_name(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = clip_models.CLIP(**SMALL_CONFIGS[name]) if name in SMALL_CONFIGS else open_clip.create_model(name)
     model.output_dict = False
-    scale = CLIP_INITIAL_SCALE if loss is LossName.CLIP else SIGLIP_INITIAL_SCALE
+    scale = initial_scale or (CLIP_INITIAL_SCALE if loss is LossName.CLIP else SIGLIP_INITIAL_SCALE)
     # One element and not zero dimensions: DeepSpeed broadcasts parameters as bytes, which the latter refuse.
     model.logit_scale = nn.Parameter(torch.full((1,), math.log(scale)))
     if loss is LossName.SIGLIP:

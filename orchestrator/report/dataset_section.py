@@ -96,7 +96,7 @@ def _reasons(failed: Mapping[str, int], rows: int) -> Html:
 
 def _picture(picture: PictureSample) -> Html:
     caption = caption_text(picture.caption)
-    sizes = " → ".join(size for size in (picture.original_size, picture.size) if size)
+    sizes = " →\N{NO-BREAK SPACE}".join(size for size in (picture.original_size, picture.size) if size)
     return el(
         "li",
         thumbnail(picture.image, caption),

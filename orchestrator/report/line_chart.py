@@ -9,8 +9,9 @@ from orchestrator.report.markup import Html, el, join
 from orchestrator.report.scales import Scale, exact_scale, tick_labels
 
 WIDTH = 480
-HEIGHT = 236
-TOP, RIGHT, BOTTOM = 16, 14, 26
+HEIGHT = 240
+TOP, RIGHT, BOTTOM = 16, 14, 30
+X_LABEL = 22  # from the axis down to its labels
 CHARACTER = 7.2  # width of a tick label's character, in the SVG's units
 TREND_WINDOW = 0.06  # of the points; wide enough to calm the noise, narrow enough to keep the bends
 
@@ -100,10 +101,10 @@ def _x_axis(frame: _Frame) -> Html:
     scale = frame.x_scale
     whole = [tick for tick in scale.ticks if tick.is_integer()]
     parts = [
-        el("text", label, x=frame.x(tick), y=HEIGHT - BOTTOM + 18, text_anchor="middle")
+        el("text", label, x=frame.x(tick), y=HEIGHT - BOTTOM + X_LABEL, text_anchor="middle")
         for tick, label in zip(whole, tick_labels(whole), strict=True)
     ]
-    title = el("text", "step", x=frame.left - 8, y=HEIGHT - BOTTOM + 18, text_anchor="end")
+    title = el("text", "step", x=frame.left - 8, y=HEIGHT - BOTTOM + X_LABEL, text_anchor="end")
     return join(*parts, title)
 
 

@@ -11,7 +11,10 @@ from orchestrator.report.wording import file_size
 
 def run_section(run: RunFacts, dataset: DatasetFacts | None) -> Html:
     """Versions, the config and the dataset's settings."""
-    lead = "The same input and settings give the same dataset and, on the same machine, the same training."
+    lead = (
+        "The same pictures and settings give the same dataset byte for byte, "
+        "and a training that sees the same samples in the same order."
+    )
     blocks = [_versions(run), _config(run), _dataset(dataset)]
     return section("again", "Do it again", lead, *blocks)
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from statistics import fmean, median
 
 from infra.progress import duration
@@ -20,19 +21,31 @@ TABLE_ROWS = 12
 Quantity = Callable[[StepMetrics], float]
 
 
+@dataclass(frozen=True, slots=True)
+class _Curve:
+    """A quantity over the steps. `form` writes one value; a noisy one gets its moving mean drawn over it."""
+
+    title: str
+    note: str | None
+    quantity: Quantity
+    y_scale: Scale
+    form: str
+    guide: Guide | None = None
+    is_noisy: bool = False
+
+
 def training_section(training: TrainingFacts | None) -> Html:
     """The course of training, with its restarts."""
     if training is None:
         return section("training", "Training", None, missing("No training step yet: the curves appear with the first."))
     points = thinned(training.metrics, MAX_POINTS)
-    charts = el(
-        "div",
+    curves = (
         _loss(training, points),
         _logit_scale(training, points),
         _throughput(training, points),
-        _learning_rate(training, points),
-        class_="charts two",
+        _learning_rate(points),
     )
+    charts = el("div", *(_figure(training, points, curve) for curve in curves), class_="charts two")
     return section("training", "Training", _lead(training), _restarts(training), charts, _table(training))
 
 
@@ -78,61 +91,49 @@ def _restarts(training: TrainingFacts) -> Html | None:
     return el("p", el("i", "▼", aria_hidden="true"), f" {text}", class_="restarts")
 
 
-def _loss(training: TrainingFacts, points: Sequence[StepMetrics]) -> Html:
+def _loss(training: TrainingFacts, points: Sequence[StepMetrics]) -> _Curve:
     guide = None
     if training.loss == "clip" and training.batch_size:
         guide = Guide(math.log(training.batch_size), f"guessing among {training.batch_size:,}")
-    values = [*_finite(points, _loss_of), *([guide.value] if guide else [])]
     note = f"{training.metrics[0].loss:.2f} → {training.metrics[-1].loss:.3f}"
-    return _figure("Loss", note, training, points, _loss_of, rounded_scale([0.0, *values]), ".4f", guide, trend=True)
+    scale = rounded_scale([0.0, *_finite(points, _loss_of), *([guide.value] if guide else [])])
+    return _Curve("Loss", note, _loss_of, scale, ".4f", guide, is_noisy=True)
 
 
-def _logit_scale(training: TrainingFacts, points: Sequence[StepMetrics]) -> Html:
+def _logit_scale(training: TrainingFacts, points: Sequence[StepMetrics]) -> _Curve:
     first, last = training.metrics[0].logit_scale, training.metrics[-1].logit_scale
-    scale = rounded_scale(_finite(points, _scale_of) or [1.0])
     note = f"temperature {1 / first:.3f} → {1 / last:.3f}" if first and last else None
-    return _figure("Logit scale", note, training, points, _scale_of, scale, ".2f")
+    return _Curve("Logit scale", note, _scale_of, rounded_scale(_finite(points, _scale_of) or [1.0]), ".2f")
 
 
-def _throughput(training: TrainingFacts, points: Sequence[StepMetrics]) -> Html:
-    values = _finite(training.metrics, _rate_of)
-    note = f"median {median(values):,.0f} pairs a second" if values else None
+def _throughput(training: TrainingFacts, points: Sequence[StepMetrics]) -> _Curve:
+    rates = _finite(training.metrics, _rate_of)
+    note = f"median {median(rates):,.0f} pairs a second" if rates else None
     scale = rounded_scale([0.0, *_finite(points, _rate_of)])
-    return _figure("Throughput", note, training, points, _rate_of, scale, ",.0f", trend=True)
+    return _Curve("Throughput", note, _rate_of, scale, ",.0f", is_noisy=True)
 
 
-def _learning_rate(training: TrainingFacts, points: Sequence[StepMetrics]) -> Html:
+def _learning_rate(points: Sequence[StepMetrics]) -> _Curve:
     highest = max(_finite(points, _lr_of), default=0.0)
-    scale = rounded_scale([0.0, highest])
-    return _figure("Learning rate", f"highest {highest:.3g}", training, points, _lr_of, scale, ".3g")
+    return _Curve("Learning rate", f"highest {highest:.3g}", _lr_of, rounded_scale([0.0, highest]), ".3g")
 
 
-def _figure(
-    title: str,
-    note: str | None,
-    training: TrainingFacts,
-    points: Sequence[StepMetrics],
-    quantity: Quantity,
-    scale: Scale,
-    form: str,
-    guide: Guide | None = None,
-    *,
-    trend: bool = False,
-) -> Html:
-    finite = [step for step in points if math.isfinite(quantity(step))]
+def _figure(training: TrainingFacts, points: Sequence[StepMetrics], curve: _Curve) -> Html:
+    finite = [step for step in points if math.isfinite(curve.quantity(step))]
     if not finite:
-        return figure(title, note, missing("No finite value was recorded."))
-    line = [(float(step.step), quantity(step)) for step in finite]
+        return figure(curve.title, curve.note, missing("No finite value was recorded."))
+    line = [(float(step.step), curve.quantity(step)) for step in finite]
+    label = f"{curve.title} over {len(training.metrics):,} steps"
     chart = LineChart(
-        label=f"{title} over {len(training.metrics):,} steps" + (f": {note}" if note else ""),
+        label=f"{label}: {curve.note}" if curve.note else label,
         points=line,
-        notes=[f"step {step.step:,}: {quantity(step):{form}}" for step in finite],
-        y_scale=scale,
-        trend=moving_mean(line) if trend and len(line) >= MIN_TREND_POINTS else (),
+        notes=[f"step {step.step:,}: {curve.quantity(step):{curve.form}}" for step in finite],
+        y_scale=curve.y_scale,
+        trend=moving_mean(line) if curve.is_noisy and len(line) >= MIN_TREND_POINTS else (),
         marks=[step.step for step in training.restarts],
-        guide=guide,
+        guide=curve.guide,
     )
-    return figure(title, note, line_chart(chart))
+    return figure(curve.title, curve.note, line_chart(chart))
 
 
 def _table(training: TrainingFacts) -> Html:

@@ -11,7 +11,7 @@ FAILURES: dict[str, dict[SampleStatus, str]] = {
         SampleStatus.URL_EMPTY: "No URL in the row",
         SampleStatus.URL_MALFORMED: "URL cannot be parsed",
         SampleStatus.SCHEME_REFUSED: "Neither http nor https",
-        SampleStatus.ADDRESS_REFUSED: "Private address, not allowed by the config",
+        SampleStatus.ADDRESS_REFUSED: "Private address, not allowed",
     },
     "Connection": {
         SampleStatus.HOST_NOT_FOUND: "Host name not found",
@@ -44,6 +44,7 @@ FAILURES: dict[str, dict[SampleStatus, str]] = {
     },
 }
 OTHER = "Other"
+_WORDS = {str(status): words for reasons in FAILURES.values() for status, words in reasons.items()}
 
 _RECALL = re.compile(r"(?P<query>text|image)_to_(?P<answer>text|image)_(?:recall|r)(?:@|_at_)(?P<k>\d+)")
 _DIRECTIONS = {("text", "image"): "Text → image", ("image", "text"): "Image → text"}
@@ -56,8 +57,7 @@ def failure_group(status: str) -> str:
 
 def failure_words(status: str) -> str:
     """The reason in words; a name that is not ours as it is."""
-    reasons = {str(known): words for group in FAILURES.values() for known, words in group.items()}
-    return reasons.get(status, status.replace("_", " "))
+    return _WORDS.get(status, status.replace("_", " "))
 
 
 def score_words(name: str) -> str:

@@ -321,6 +321,16 @@ def test_empty_dataset_and_wild_numbers_do_not_break_it(made: Made, tmp_path: Pa
     assert len(made.page().all("path", "line")) == 4
 
 
+def test_a_dataset_without_captions_and_sizes_is_shown_without_them(made: Made):
+    for shard in ("00000", "00001"):
+        table = pq.read_table(made.data / f"{shard}.parquet")
+        bare = table.drop_columns(["caption", "width", "height", "original_width", "original_height"])
+        pq.write_table(bare, made.data / f"{shard}.parquet")
+    page = made.page()
+    assert "(no caption)" in page.text and "File size in KB" in page.text
+    assert "Width in pixels" not in page.text
+
+
 def test_a_large_run_stays_small_in_the_page(made: Made, tmp_path: Path):
     noise = np.random.default_rng(0)
     images = []

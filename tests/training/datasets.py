@@ -1,0 +1,68 @@
+"""Makes small datasets in our layout, without a web."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from datapipe.build import build_manifest
+from datapipe.config import BuildConfig
+from datapipe.dataset import MANIFEST_FILE
+from datapipe.shard import ImageSpool, RowOutcome, write_shard
+from datapipe.status import SampleStatus
+from infra.storage import storage_of
+
+COLORS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 60, 220), "yellow": (240, 220, 40)}
+SHAPES = ("square", "bar", "column", "frame")
+
+
+def picture(color: str, shape: str, rng: np.random.Generator) -> bytes:
+    """A coloured shape on grey noise, as JPEG."""
+    pixels = rng.integers(90, 160, (64, 64, 3)).astype(np.uint8)
+    left, top = rng.integers(4, 16, 2)
+    height, width = {"square": (36, 36), "bar": (14, 44), "column": (44, 14), "frame": (40, 40)}[shape]
+    pixels[top : top + height, left : left + width] = COLORS[color]
+    if shape == "frame":
+        pixels[top + 10 : top + 30, left + 10 : left + 30] = 125
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=92)
+    return stream.getvalue()
+
+
+def make_dataset(folder: Path, *, shards: int = 3, rows: int = 64, broken: frozenset[int] = frozenset()) -> str:
+    """A dataset of coloured shapes; every tenth row failed, the rows in `broken` hold bytes that are no picture.
+
+    Extra column: `color`. Returns the dataset's URL.
+    """
+    config = BuildConfig(input="unused.parquet", output=str(folder), number_sample_per_shard=rows)
+    output = storage_of(folder)
+    output.require_writable()
+    rng = np.random.default_rng(0)
+    stats = []
+    for shard in range(shards):
+        numbers = range(shard * rows, (shard + 1) * rows)
+        kinds = [(list(COLORS)[n % 4], SHAPES[n // 4 % 4]) for n in numbers]
+        with ImageSpool(folder) as spool:
+            outcomes = [_outcome(n, kind, broken, rng, spool) for n, kind in zip(numbers, kinds, strict=True)]
+            table = pa.table(
+                {
+                    "url": [f"http://example.org/{n}.jpg" for n in numbers],
+                    "caption": [f"a {color} {shape}" for color, shape in kinds],
+                    "color": [color for color, _ in kinds],
+                }
+            )
+            stats.append(write_shard(output, shard, table, outcomes, spool, config))
+    manifest = build_manifest(stats, {"output_format": "webdataset", "encode_format": "jpg"})
+    output.write_bytes(MANIFEST_FILE, manifest.to_json())
+    return output.url
+
+
+def _outcome(
+    number: int, kind: tuple[str, str], broken: frozenset[int], rng: np.random.Generator, spool: ImageSpool
+) -> RowOutcome:
+    if number % 10 == 9:
+        return RowOutcome(SampleStatus.HTTP_404, "HTTP status 404")
+    data = b"no picture" if number in broken else picture(*kind, rng)
+    return RowOutcome(SampleStatus.SUCCESS, "", spool.add(data), len(data), 64, 64, 64, 64, "0" * 64)

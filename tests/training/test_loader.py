@@ -1,0 +1,77 @@
+"""The loader: the same batches for any number of ranks, from any step."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import make_dataset
+
+from training.config import DataSource
+from training.loader import Batch, TrainingLoader, evaluation_pictures, normalize
+from training.model import model_traits
+from training.order import SampleOrder
+from training.selection import Selection, select
+
+TRAITS = model_traits("diptych-tiny")
+
+
+def batches(selection: Selection, first: int, last: int, rank: int = 0, ranks: int = 1, seed: int = 0) -> list[Batch]:
+    loader = TrainingLoader(
+        selection,
+        SampleOrder(len(selection), seed),
+        TRAITS,
+        batch_size=22,
+        rank=rank,
+        ranks=ranks,
+        crop_scale=(0.6, 1.0),
+        threads=2,
+    )
+    with loader:
+        return list(loader.batches(first, last))
+
+
+@pytest.fixture(scope="module")
+def selection(tmp_path_factory: pytest.TempPathFactory) -> Selection:
+    return select(DataSource(path=make_dataset(tmp_path_factory.mktemp("data") / "shapes")))
+
+
+def test_resumed_at_any_step_the_batches_are_the_same(selection: Selection):
+    whole = batches(selection, 0, 12)
+    assert len(whole) == 12 and all(batch.images.shape == (22, 3, 48, 48) for batch in whole)
+    for step, batch in enumerate(batches(selection, 7, 12), 7):
+        assert torch.equal(batch.images, whole[step].images) and torch.equal(batch.tokens, whole[step].tokens)
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 5])
+def test_the_ranks_together_see_what_one_process_sees(selection: Selection, ranks: int):
+    whole = batches(selection, 3, 6)
+    parts = [batches(selection, 3, 6, rank, ranks) for rank in range(ranks)]
+    for place, batch in enumerate(whole):
+        assert torch.equal(torch.cat([part[place].images for part in parts]), batch.images)
+        assert torch.equal(torch.cat([part[place].tokens for part in parts]), batch.tokens)
+
+
+def test_another_epoch_crops_the_same_picture_otherwise(selection: Selection):
+    # 173 samples in batches of 22: batch 8 begins the second epoch.
+    first, second = batches(selection, 0, 7), batches(selection, 8, 15)
+    assert not torch.equal(torch.cat([b.images for b in first]), torch.cat([b.images for b in second]))
+
+
+def test_a_broken_picture_is_counted_and_replaced_in_the_same_way_each_time(tmp_path: Path):
+    broken = frozenset({5, 6, 70})
+    selection = select(DataSource(path=make_dataset(tmp_path / "broken", broken=broken)))
+    once, again = batches(selection, 0, 8), batches(selection, 0, 8)
+    # Samples 5 and 6 are both replaced by 7: two steps and one.
+    assert sum(batch.replaced for batch in once) == 4
+    assert all(torch.equal(a.images, b.images) for a, b in zip(once, again, strict=True))
+
+
+def test_evaluation_pictures_are_in_the_selections_order_and_normalise_to_the_models_range(selection: Selection):
+    import numpy as np
+
+    pictures = evaluation_pictures(selection, np.arange(5), TRAITS)
+    assert pictures.shape == (5, 3, 48, 48) and pictures.dtype == torch.uint8
+    values = normalize(pictures, TRAITS, torch.float32)
+    mean, std = torch.tensor(TRAITS.mean), torch.tensor(TRAITS.std)
+    back = (values * std.view(1, 3, 1, 1) + mean.view(1, 3, 1, 1)) * 255
+    assert torch.allclose(back, pictures.float(), atol=1e-3)
