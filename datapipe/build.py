@@ -31,7 +31,7 @@ class BuildResult:
 def check_build(config: BuildConfig) -> None:
     """Finds what a user can have got wrong, before anything is written or started. Raises UserError."""
     config = resolved(config)
-    check_input(config)
+    rows = check_input(config)
     output = storage_of(config.output)
     if not output.is_local:
         raise OutputError(
@@ -40,7 +40,8 @@ def check_build(config: BuildConfig) -> None:
             "Give such a folder.",
         )
     refuse_other_settings(output, build_settings(config))
-    _require_free(output, SPARE_DISK_BYTES)
+    finished = find_finished(output, shard_count(rows, config.number_sample_per_shard))
+    _require_room(output, config, rows - sum(stats.rows for stats in finished.values()))
     output.require_writable()
 
 
@@ -56,8 +57,8 @@ def build(config: BuildConfig, progress: Progress) -> BuildResult:
     output.require_writable()
     for folder in (output, output.at(CONVERTED_FOLDER)):
         folder.sweep_unfinished()
-    write_settings(output, settings)
     files = open_url_list(config)
+    write_settings(output, settings)
     rows = sum(file.rows for file in files)
     finished = find_finished(output, shard_count(rows, config.number_sample_per_shard))
     _require_room(output, config, rows - sum(stats.rows for stats in finished.values()))
@@ -96,15 +97,11 @@ def _has_all_files(stats: ShardStats, listed: dict[str, FileEntry]) -> bool:
 def _require_room(output: Storage, config: BuildConfig, rows: int) -> None:
     """Refuses to begin what cannot end; of the estimate, half may be dead links."""
     per_image = 0.0 if config.resize_mode is ResizeMode.NO else config.image_size**2 * BYTES_PER_SQUARE_PIXEL
-    _require_free(output, int(rows * per_image / 2), f"{rows:,} more pictures of {config.image_size} pixels")
-
-
-def _require_free(output: Storage, needed: int, what: str = "A dataset") -> None:
-    free = output.free_bytes()
-    if free is not None and free < needed:
+    needed, free = SPARE_DISK_BYTES + int(rows * per_image / 2), output.free_bytes()
+    if rows and free is not None and free < needed:
         raise OutputError(
             f"build.output: {output.url} has {free / 1e6:,.0f} MB free.",
-            f"{what} needs at least {needed / 1e6:,.0f} MB.",
+            f"{rows:,} pictures of {config.image_size} pixels still to come need at least {needed / 1e6:,.0f} MB.",
             "Free some space or choose another output; what is finished is kept.",
         )
 

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from datapipe.config import BuildConfig
+from datapipe.shard import STATS_SUFFIX
 from datapipe.urls import input_identity
 from infra.errors import ConfigError
 from infra.storage import Storage
@@ -28,9 +29,15 @@ def write_settings(output: Storage, settings: dict[str, Any]) -> None:
 
 
 def refuse_other_settings(output: Storage, settings: dict[str, Any]) -> None:
-    """Raises ConfigError when the folder holds shards made with other settings or from another list."""
-    if not output.exists(SETTINGS_FILE):
+    """Raises ConfigError when the folder holds shards of other settings, of another list or of another tool."""
+    if not any(entry.path.endswith(STATS_SUFFIX) for entry in output.list_files()):
         return
+    if not output.exists(SETTINGS_FILE):
+        raise ConfigError(
+            f"build.output: {output.url} holds shards, but not their settings ({SETTINGS_FILE}).",
+            "A dataset is built in a folder of its own, and shards of another tool are not overwritten.",
+            "Choose another output.",
+        )
     before = json.loads(output.read_bytes(SETTINGS_FILE))
     changed = sorted(key for key in before.keys() | settings.keys() if before.get(key) != settings.get(key))
     if changed:

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,7 +31,9 @@ DECODER_ERRORS = (
     RuntimeError,
     MemoryError,
     EOFError,
+    AssertionError,
     struct.error,
+    zlib.error,
     cv2.error,
 )
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\x00", b"MM\x00*")
@@ -67,6 +70,8 @@ def process_image(body: bytes, config: BuildConfig) -> StoredImage | Refusal:
             opened.load()
             return StoredImage(body, width, height, width, height)
         pixels = _decode(opened, config if size is not None else None)
+    except Image.DecompressionBombError:
+        return _too_many_pixels(config)
     except DECODER_ERRORS:
         return Refusal(SampleStatus.BROKEN_IMAGE, "the picture is cut or damaged")
     return _store(pixels if size is None else resize(pixels, size, config), (width, height), config)

@@ -1,4 +1,4 @@
-"""Reads `X-Robots-Tag` headers: does the publisher opt out of this use?"""
+"""Reads `X-Robots-Tag` headers and says whether the publisher opts out of this use."""
 
 from collections.abc import Iterable
 

@@ -2,6 +2,7 @@
 
 import io
 import socket
+import ssl
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -113,6 +114,10 @@ class Transfer:
         handle.setopt(pycurl.MAXFILESIZE_LARGE, limits.max_bytes)
         handle.setopt(pycurl.DNS_CACHE_TIMEOUT, 600)
         handle.setopt(pycurl.NOSIGNAL, True)
+        authorities = ssl.get_default_verify_paths().cafile
+        if authorities is not None:
+            # The wheel's libcurl knows only the place that they have on the system it was built on.
+            handle.setopt(pycurl.CAINFO, authorities)
         # What the environment says of proxies is not for a crawler's many hosts, and would get round the address check.
         handle.setopt(pycurl.PROXY, "")
         handle.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)

@@ -92,22 +92,32 @@ def open_url_list(config: BuildConfig) -> list[InputFile]:
     Raises InputError for unreadable files and ConfigError for missing columns.
     """
     opened = [_open(_as_parquet(path, config), path, config) for path in find_input_files(config.input)]
-    _require_rows(any(file.rows for file in opened), config)
+    _require_rows(sum(file.rows for file in opened), config)
+    _remove_other_conversions({file.path for file in opened}, config)
     return opened
 
 
-def check_input(config: BuildConfig) -> None:
-    """Finds missing files and columns without converting or writing anything. Raises UserError."""
-    has_rows = False
+def check_input(config: BuildConfig) -> int:
+    """Reads what is not Parquet to its end, and of Parquet the metadata; returns the number of rows.
+
+    Nothing is converted or written. Raises UserError for missing and unreadable files and missing columns.
+    """
+    rows = 0
     for path in find_input_files(config.input):
-        if _format_of(path) == "parquet":
-            has_rows |= _open(path, path, config).rows > 0
-        else:
-            first = next(read_list(path, config.url_col), None)
-            has_rows |= first is not None
-            if first is not None and _format_of(path) in ("csv", "tsv"):
-                check_columns(list(first), str(path), config)
-    _require_rows(has_rows, config)
+        is_parquet = _format_of(path) == "parquet"
+        rows += _open(path, path, config).rows if is_parquet else _check_text_list(path, config)
+    _require_rows(rows, config)
+    return rows
+
+
+def _check_text_list(path: Path, config: BuildConfig) -> int:
+    rows, names = 0, dict[str, None]()
+    for row in read_list(path, config.url_col):
+        rows += 1
+        names.update(dict.fromkeys(row))
+    if rows:
+        check_columns(list(names), str(path), config)
+    return rows
 
 
 def check_columns(names: list[str], where: str, config: BuildConfig) -> None:
@@ -170,8 +180,8 @@ def _footer(path: Path) -> bytes:
         return stream.read(length)
 
 
-def _require_rows(has_rows: bool, config: BuildConfig) -> None:
-    if not has_rows:
+def _require_rows(rows: int, config: BuildConfig) -> None:
+    if not rows:
         raise InputError(
             f"build.input: {config.input} holds no rows.", "A list has at least one URL.", "Check the file."
         )
@@ -193,6 +203,14 @@ def _as_parquet(path: Path, config: BuildConfig) -> Path:
         with LocalWriter(target) as temporary:
             convert_to_parquet(path, temporary, config.url_col)
     return target
+
+
+def _remove_other_conversions(used: set[str], config: BuildConfig) -> None:
+    """Those of a list that was corrected before its first shard."""
+    folder = storage_of(config.output).local_path(CONVERTED_FOLDER)
+    for path in folder.glob("*.parquet"):
+        if str(path) not in used:
+            path.unlink()
 
 
 def _open(parquet: Path, source: Path, config: BuildConfig) -> InputFile:

@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+import pyarrow.compute as pc
+
 from datapipe.dataset import Dataset, shard_name
 from datapipe.shard import STATS_SUFFIX, ShardStats
+from datapipe.status import SampleStatus
 from infra.storage import sha256_in
 
 
@@ -16,6 +19,7 @@ class ProblemKind(StrEnum):
     WRONG_HASH = "has another SHA-256"
     UNREADABLE = "cannot be read as a shard's marker"
     WRONG_COUNT = "counts other samples than the manifest"
+    WRONG_TABLE = "has other samples than its marker or its tar"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,7 @@ def _check_shard(dataset: Dataset, shard: int) -> list[Problem]:
     manifest = dataset.manifest
     if (stats.rows, stats.samples) != (manifest.shard_rows[shard], manifest.shard_samples[shard]):
         problems.append(Problem(marker, ProblemKind.WRONG_COUNT))
-    return problems
+    return problems or _check_table(dataset, shard, stats)
 
 
 def _check_file(dataset: Dataset, name: str, stats: ShardStats) -> Problem | None:
@@ -75,3 +79,16 @@ def _check_file(dataset: Dataset, name: str, stats: ShardStats) -> Problem | Non
     if sha256_in(dataset.storage, name) != stats.files[name].sha256:
         return Problem(name, ProblemKind.WRONG_HASH)
     return None
+
+
+def _check_table(dataset: Dataset, shard: int, stats: ShardStats) -> list[Problem]:
+    """Bytes that are as committed can still have been written wrong: do table, tar and marker tell the same?"""
+    ranges = ["image_offset", "image_length"] if dataset.is_webdataset else []
+    rows = dataset.read_rows(shard, ["status", *ranges])
+    good = rows.filter(pc.equal(rows["status"], SampleStatus.SUCCESS.value))
+    is_right = rows.num_rows == stats.rows and good.num_rows == stats.samples
+    if is_right and ranges and good.num_rows:
+        ends = pc.add(good["image_offset"], good["image_length"])
+        tar_bytes = stats.files[f"{shard_name(shard)}.tar"].size_bytes
+        is_right = ends.null_count == 0 and pc.max(ends).as_py() <= tar_bytes
+    return [] if is_right else [Problem(f"{shard_name(shard)}.parquet", ProblemKind.WRONG_TABLE)]

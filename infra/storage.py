@@ -137,10 +137,14 @@ class Storage:
         return len(leftovers)
 
     def require_writable(self) -> None:
-        """Makes the root folder and a trial file in it. Raises OutputError, and leaves nothing of the trial."""
+        """Raises OutputError unless files can be made at the root; leaves nothing there, not even the folder."""
         if self.is_local:
-            with LocalWriter(self.local_path(f"write-check-{secrets.token_hex(4)}"), keep=False) as trial:
-                trial.write_bytes(b"diptych")
+            trial = _nearest_existing(self.local_path()) / f"write-check-{secrets.token_hex(4)}"
+            try:
+                with LocalWriter(trial, keep=False) as temporary:
+                    temporary.write_bytes(b"diptych")
+            except OutputError as error:
+                raise OutputError(error.found.replace(str(trial), self.url), error.allowed, error.fix) from error
 
     def free_bytes(self) -> int | None:
         """Free space for this user at the root or its nearest existing parent; None where there is no such limit."""

@@ -175,7 +175,6 @@ def inspect(dataset: str, as_json: bool) -> None:
       diptych inspect datasets/birds
     """
     from datapipe.inspect import inspect as inspect_dataset
-
     from orchestrator.show import summary_lines
 
     summary = inspect_dataset(dataset)
@@ -193,7 +192,6 @@ def verify(dataset: str, as_json: bool) -> None:
       diptych verify datasets/birds
     """
     from datapipe.verify import verify as verify_dataset
-
     from orchestrator.show import verify_lines
 
     report = verify_dataset(dataset)

@@ -102,7 +102,7 @@ def _path_of(details: ErrorDetails, source: YamlSource) -> KeyPath:
     for part in details["loc"]:
         present = isinstance(value, dict | list) and _has(value, part)
         if present:
-            value = value[part]  # type: ignore[call-overload]
+            value = value[part]
         elif details["type"] != "missing" or part != details["loc"][-1]:
             continue
         path = (*path, part)

@@ -101,7 +101,6 @@ def record_outcome(folder: Storage, state: RunState, reason: str) -> None:
 def read_status(folder: Storage) -> RunStatus:
     """The state of the run in `folder`, derived from what lies there. Raises ConfigError when there is none."""
     from training.checkpoint import newest_checkpoint
-
     from training.records import read_metrics
 
     if not folder.exists(RUN_FILE):

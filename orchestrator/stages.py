@@ -158,6 +158,7 @@ def _inputs(stage: Stage, config: RunConfig, folder: Storage) -> dict[str, Any]:
         case Stage.BUILD:
             from datapipe.urls import input_identity
 
+            assert config.build is not None
             return {"settings": _digest(section), "input": input_identity(config.build)}
         case Stage.TRAIN:
             return {"settings": _digest(section), "data": _manifest_digest(config)}

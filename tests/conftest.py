@@ -7,7 +7,6 @@ from hypothesis import settings
 
 from infra.cluster import Cluster, connect
 
-
 # Shared machines stall for longer than hypothesis would allow an example.
 settings.register_profile("diptych", deadline=None)
 settings.load_profile("diptych")

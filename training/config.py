@@ -7,8 +7,6 @@ from pydantic import Field, model_validator
 
 from infra.settings import Place, Settings
 
-SMALL_MODELS = ("diptych-tiny",)
-
 
 class LossName(StrEnum):
     """The contrastive loss."""

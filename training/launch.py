@@ -12,6 +12,7 @@ from infra.remote_errors import unwrapped
 from infra.storage import Storage
 from training.checkpoint import newest_intact_checkpoint, read_state
 from training.config import TrainConfig
+from training.model_names import check_model_name
 from training.records import METRICS_FILE, StepMetrics, read_metrics
 
 RAY_TRAIN_FOLDER = "ray"
@@ -31,6 +32,7 @@ class TrainResult:
 
 def check_training(config: TrainConfig, *, dataset_is_ready: bool) -> None:
     """Finds what a user can have got wrong, before anything is started. Raises UserError."""
+    check_model_name(config.model)
     if config.global_batch_size < config.workers:
         raise ConfigError(
             f"train.global_batch_size: got {config.global_batch_size} for {config.workers} workers.",
@@ -54,10 +56,8 @@ def train(config: TrainConfig, run: Storage, progress: Progress, cluster: Cluste
     more often than `max_restarts`.
     """
     from training.loop import plan_training
-    from training.model import check_model_name
     from training.selection import select
 
-    check_model_name(config.model)
     selection = select(config.training_source())
     plan = plan_training(config, len(selection))
     done = _steps_done(run, progress)

@@ -1,6 +1,5 @@
 """Makes models by name: open_clip's, and a small one of ours; with their tokenizers and picture constants."""
 
-import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +10,8 @@ import torch
 from open_clip import model as clip_models
 from torch import Tensor, nn
 
-from infra.errors import ConfigError
-from training.config import SMALL_MODELS, LossName
+from training.config import LossName
+from training.model_names import check_model_name
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -52,20 +51,9 @@ class Tokenizer:
             self._tokenize = open_clip.get_tokenizer(name)
 
     def __call__(self, captions: Sequence[str]) -> Tensor:
+        """The captions' tokens, cut or padded to the context length."""
         tokens: Tensor = self._tokenize(list(captions))
         return tokens
-
-
-def check_model_name(name: str) -> None:
-    """Raises ConfigError with the nearest names when there is no such model."""
-    known = [*SMALL_MODELS, *open_clip.list_models()]
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-        raise ConfigError(
-            f"train.model: got {name!r}.",
-            f"Allowed are {', '.join(SMALL_MODELS)} and open_clip's {len(known) - len(SMALL_MODELS)} names.",
-            f"Did you mean {' or '.join(near)}?" if near else "See open_clip.list_models().",
-        )
 
 
 def create_model(name: str, loss: LossName, seed: int, initial_scale: float | None = None) -> nn.Module:

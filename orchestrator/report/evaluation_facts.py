@@ -58,16 +58,13 @@ def _first(example: RetrievalExample) -> tuple[SampleRef, ...]:
 def _answered(example: RetrievalExample, images: dict[SampleRef, str | None]) -> AnsweredQuery:
     query = example.query
     found = tuple(
-        FoundPicture(ref.caption, images.get(ref), _is_same(ref, query), similarity)
+        # As the scores count: pictures of one caption can't be told apart by it.
+        FoundPicture(ref.caption, images.get(ref), ref.caption == query.caption, similarity)
         for ref, similarity in zip(_first(example), example.similarities, strict=False)
     )
     hit = any(picture.is_right for picture in found)
     missed = None if hit else FoundPicture(query.caption, images.get(query), True, None)
     return AnsweredQuery(query.caption, found, missed)
-
-
-def _is_same(one: SampleRef, other: SampleRef) -> bool:
-    return (one.shard, one.index) == (other.shard, other.index)
 
 
 def _images(url: str, refs: list[SampleRef]) -> dict[SampleRef, str | None]:

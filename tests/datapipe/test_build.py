@@ -21,10 +21,13 @@ from pictures import picture
 from datapipe.build import BuildResult, build, check_build
 from datapipe.config import BuildConfig
 from datapipe.dataset import Dataset
+from datapipe.identity import build_settings, write_settings
+from datapipe.urls import open_url_list
 from datapipe.verify import verify
 from infra.cluster import Cluster
 from infra.errors import ConfigError, InputError, OutputError
 from infra.progress import Progress
+from infra.storage import storage_of
 
 ROWS = 130
 ROWS_PER_SHARD = 30
@@ -148,6 +151,7 @@ from datapipe.build import build, check_build
 from datapipe.config import BuildConfig
 from infra.cluster import connect
 from infra.progress import Progress
+from infra.storage import storage_of
 
 config = BuildConfig.model_validate_json(sys.argv[1])
 check_build(config)
@@ -210,6 +214,35 @@ def test_other_settings_or_another_list_are_not_mixed_in(photos: HostileWeb, tmp
     pq.write_table(pq.read_table(tmp_path / "urls.parquet").slice(1), tmp_path / "urls.parquet")
     with pytest.raises(ConfigError, match="input_sha256"):
         check_build(config(tmp_path))
+
+
+def test_before_the_first_shard_settings_and_list_may_change(photos: HostileWeb, tmp_path: Path, ray_cluster: Cluster):
+    (tmp_path / "urls.csv").write_text('url,caption\nhttp://127.0.0.2/,"never closed\n')
+    settings = config(tmp_path, input=str(tmp_path / "urls.csv"))
+    with pytest.raises(InputError, match="line 2"):
+        check_build(settings)
+    (tmp_path / "urls.csv").write_text("url,caption\nhttp://127.0.0.2/,x\n")
+    open_url_list(settings)  # as far as a build came that was stopped then
+    write_settings(storage_of(settings.output), build_settings(settings))
+    (tmp_path / "urls.csv").write_text(f"url,caption\n{photos.base}/1,x\n")
+    result = run(settings.model_copy(update={"image_size": 32}))
+    assert result.manifest.status_counts == {"success": 1}
+    assert len(list((tmp_path / "dataset" / "_input").iterdir())) == 1
+
+
+def test_the_shards_of_another_tool_are_not_overwritten(photos: HostileWeb, tmp_path: Path):
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "00000_stats.json").write_text('{"count": 30}')
+    with pytest.raises(ConfigError, match="holds shards"):
+        check_build(config(tmp_path))
+
+
+def test_too_little_disk_is_told_before_anything_starts(photos: HostileWeb, tmp_path: Path):
+    urls = pa.array(["http://a.example/"]).take(pa.array([0] * 1_000_000))
+    pq.write_table(pa.table({"url": urls, "caption": urls}), tmp_path / "urls.parquet")
+    with pytest.raises(OutputError, match="MB free"):
+        check_build(config(tmp_path, image_size=8192))
+    assert not (tmp_path / "dataset").exists()
 
 
 def test_a_finished_dataset_is_found_finished_without_a_request(

@@ -1,5 +1,6 @@
 """Fetching from a hostile web: every URL ends in time, in the status that it deserves."""
 
+import socket
 import threading
 import time
 
@@ -140,6 +141,21 @@ def endless_headers(visit: Visit) -> None:
 )
 def test_a_url_that_may_not_be_asked_is_not(url: str | None, status: SampleStatus):
     assert fetch_one(url).status is status
+
+
+def test_a_server_without_tls_is_no_https():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert fetch_one(f"https://127.0.0.1:{listening.getsockname()[1]}/a.jpg").status is SampleStatus.TLS_FAILED
+        thread.join()
 
 
 def test_a_name_that_leads_to_this_machine_is_refused_unless_allowed(web: HostileWeb):

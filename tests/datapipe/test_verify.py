@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from pictures import picture
 
@@ -15,14 +16,12 @@ from datapipe.shard import ImageSpool, RowOutcome, write_shard
 from datapipe.status import SampleStatus
 from datapipe.verify import verify
 from infra.errors import InputError
-from infra.storage import storage_of
+from infra.storage import sha256_of_file, storage_of
 
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
     """Three shards of two rows; the second row of each is missing."""
-    import pyarrow as pa
-
     config = BuildConfig(input="", output=str(tmp_path), number_sample_per_shard=2)
     storage, stats = storage_of(tmp_path), []
     for shard in range(3):
@@ -69,6 +68,17 @@ def test_a_shard_of_another_dataset_in_its_place_is_found(dataset: Path):
     marker |= {"count": 3, "status_dict": {"success": 3}, "successes": 3}
     (dataset / "00001_stats.json").write_text(json.dumps(marker))
     assert "counts other samples" in str(verify(str(dataset)).problems[0])
+
+
+def test_a_table_and_a_tar_that_do_not_belong_together_are_found(dataset: Path):
+    (dataset / "00001.tar").write_bytes((dataset / "00001.tar").read_bytes()[:1024])
+    marker = json.loads((dataset / "00001_stats.json").read_bytes())
+    facts = {"size_bytes": 1024, "sha256": sha256_of_file(dataset / "00001.tar")}
+    marker["files"]["00001.tar"] = facts
+    (dataset / "00001_stats.json").write_text(json.dumps(marker))
+    assert [str(problem) for problem in verify(str(dataset)).problems] == [
+        "00001.parquet has other samples than its marker or its tar"
+    ]
 
 
 def test_a_summary_adds_up_and_is_json(dataset: Path):

@@ -46,8 +46,11 @@ def steps(engine: Any, settings: TrainConfig, first: int, last: int) -> list[flo
 
 
 def state(engine: Any):
-    gathered = [(name, master.clone(), {k: v.clone() for k, v in both.items()}) for name, master, both in engine.gather()]
-    return {name: master for name, master, _ in gathered}, {name: both for name, _, both in gathered}
+    masters, moments = {}, {}
+    for name, master, both in engine.gather():
+        masters[name] = master.clone()
+        moments[name] = {key: value.clone() for key, value in both.items()}
+    return masters, moments
 
 
 def train_and_resume(_group: Any, stage: int, loss: str):
@@ -87,7 +90,7 @@ def scale_after_a_step(_group: Any, stage: int):
     settings = config(stage, initial_logit_scale=100.0)
     engine = make_engine(settings)
     steps(engine, settings, 0, 3)
-    return [master.item() for name, master, _ in engine.gather() if name == "logit_scale"][0]
+    return state(engine)[0]["logit_scale"].item()
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -1,6 +1,8 @@
 """The losses on 1, 2 and 3 ranks against one process that holds the whole batch in float64."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ranks import Ranks
 from torch import Tensor
 
-from ranks import Ranks
 from training.loss import clip_loss, siglip_loss
 
 LOSSES = ("clip", "siglip")
@@ -27,20 +29,20 @@ def reference(name: str, images: Tensor, texts: Tensor, scale: Tensor, bias: Ten
     return -F.logsigmoid(signs * (logits + bias)).sum() / len(images)
 
 
-def loss_and_gradients(name: str, inputs: tuple[Any, ...], group: Any = None, dtype: Any = torch.float64, whole: bool = False):
+def loss_and_gradients(loss_of: Callable[..., Tensor], inputs: tuple[Any, ...], dtype: torch.dtype):
     leaves = [torch.tensor(value, dtype=dtype, requires_grad=True) for value in inputs]
-    if whole:
-        loss = reference(name, *leaves)
-    elif name == "clip":
-        loss = clip_loss(*leaves[:3], group=group)
-    else:
-        loss = siglip_loss(*leaves, group=group)
+    loss = loss_of(*leaves)
     loss.backward()
     return loss.item(), [None if leaf.grad is None else leaf.grad.double().numpy() for leaf in leaves]
 
 
 def on_rank(group: Any, name: str, dtype: str, *inputs: Any):
-    return loss_and_gradients(name, inputs, group, getattr(torch, dtype))
+    def loss_of(images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+        if name == "clip":
+            return clip_loss(images, texts, scale, group=group)
+        return siglip_loss(images, texts, scale, bias, group=group)
+
+    return loss_and_gradients(loss_of, inputs, getattr(torch, dtype))
 
 
 def unit_rows(rng: np.random.Generator, rows: int, width: int) -> np.ndarray:
@@ -48,14 +50,16 @@ def unit_rows(rng: np.random.Generator, rows: int, width: int) -> np.ndarray:
     return values / np.linalg.norm(values, axis=1, keepdims=True)
 
 
-def compare(ranks: Ranks, name: str, counts: list[int], width: int, scale: float, seed: int, dtype: str, tolerance: float):
+def compare(
+    ranks: Ranks, name: str, counts: list[int], width: int, scale: float, seed: int, dtype: str, tolerance: float
+) -> None:
     rng = np.random.default_rng(seed)
     images = unit_rows(rng, sum(counts), width)
     # Texts near their pictures, as in training: else the softmax is flat and hides errors.
     texts = images + 0.5 * unit_rows(rng, sum(counts), width)
     texts /= np.linalg.norm(texts, axis=1, keepdims=True)
     bias = -3.0
-    value, whole = loss_and_gradients(name, (images, texts, scale, bias), whole=True)
+    value, whole = loss_and_gradients(partial(reference, name), (images, texts, scale, bias), torch.float64)
     cuts = np.cumsum(counts)[:-1]
     parts = zip(np.split(images, cuts), np.split(texts, cuts), strict=True)
     results = ranks.run(on_rank, [(name, dtype, i, t, scale, bias) for i, t in parts])
@@ -114,8 +118,9 @@ def test_siglip_has_its_published_values(matched: bool, golden: float):
 
 @pytest.mark.parametrize("rows", [torch.zeros(4, 8), F.normalize(torch.ones(4, 8), dim=1)], ids=["zero", "equal"])
 def test_degenerate_features_give_finite_losses_and_gradients(rows: Tensor):
-    for loss in (lambda x: clip_loss(x, x, torch.tensor(100.0)), lambda x: siglip_loss(x, x, torch.tensor(100.0), torch.tensor(-10.0))):
+    scale, bias = torch.tensor(100.0), torch.tensor(-10.0)
+    for loss in (clip_loss, partial(siglip_loss, logit_bias=bias)):
         leaf = rows.clone().requires_grad_()
-        value = loss(leaf)
+        value = loss(leaf, leaf, scale)
         value.backward()
         assert math.isfinite(value.item()) and leaf.grad is not None and bool(leaf.grad.isfinite().all())

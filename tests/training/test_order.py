@@ -72,7 +72,7 @@ def test_keyed_numbers_are_uniform_and_depend_on_their_key_alone(streams: int):
     samples = np.arange(20_000)
     epochs = np.zeros_like(samples)
     numbers = keyed_numbers(1, epochs, samples, streams)
-    assert numbers.shape == (20_000, streams) and 0 <= numbers.min() and numbers.max() < 1
+    assert numbers.shape == (20_000, streams) and numbers.min() >= 0 and numbers.max() < 1
     assert np.allclose(numbers.mean(axis=0), 0.5, atol=0.01)
     assert np.array_equal(numbers[100:200], keyed_numbers(1, epochs[100:200], samples[100:200], streams))
     assert not np.array_equal(numbers, keyed_numbers(2, epochs, samples, streams))

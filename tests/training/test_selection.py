@@ -47,7 +47,8 @@ def test_a_key_is_held_out_for_ever():
 
 
 @pytest.mark.parametrize(
-    ("where", "words"), [({"colour": "red"}, "no column 'colour'"), ({"color": "pink"}, "no sample"), ({"width": "x"}, "got 'x'")]
+    ("where", "words"),
+    [({"colour": "red"}, "no column 'colour'"), ({"color": "pink"}, "no sample"), ({"width": "x"}, "got 'x'")],
 )
 def test_a_wrong_condition_is_explained(dataset: str, where: dict[str, str], words: str):
     with pytest.raises(ConfigError, match=words):
