@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import make_dataset
+from small_datasets import make_dataset
 
 from training.config import DataSource
 from training.loader import Batch, TrainingLoader, evaluation_pictures, normalize

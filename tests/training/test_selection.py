@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import make_dataset
+from small_datasets import make_dataset
 
 from infra.errors import ConfigError, InputError
 from training.config import DataSource, SamplePart

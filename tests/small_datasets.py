@@ -38,7 +38,7 @@ def make_dataset(folder: Path, *, shards: int = 3, rows: int = 64, broken: froze
     """
     config = BuildConfig(input="unused.parquet", output=str(folder), number_sample_per_shard=rows)
     output = storage_of(folder)
-    output.require_writable()
+    folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     stats = []
     for shard in range(shards):
