@@ -4,8 +4,10 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import socket
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -58,7 +60,7 @@ def connect(logs: Path, *, address: str | None = None, cpus: int | None = None) 
 
     folder = Path(tempfile.mkdtemp(prefix=f"{SESSION_PREFIX}{os.getpid()}-", dir=_short_temporary_folder()))
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _own_sigterm():
             warnings.simplefilter("ignore")
             _start(ray, folder, address, cpus)
         resources = ray.cluster_resources()
@@ -67,6 +69,16 @@ def connect(logs: Path, *, address: str | None = None, cpus: int | None = None) 
         ray.shutdown()
         _keep_logs(folder, logs)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keeps the process's own handler of SIGTERM, which Ray replaces when it starts."""
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM) if is_main else None
+    yield
+    if is_main and before is not None:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _start(ray: ModuleType, folder: Path, address: str | None, cpus: int | None) -> None:

@@ -2,6 +2,8 @@
 
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 
 from datapipe.dataset import Dataset
@@ -105,13 +107,32 @@ def _fit(config: TrainConfig, run: Storage, cluster: Cluster, *, use_gpu: bool) 
         ),
     )
     try:
-        trainer.fit()
+        _fit_in_a_thread(trainer.fit)
     except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
         raise unwrapped(error) or StageFailed(
             f"The training stopped: {_last_line(error)}",
             f"It was started again {config.max_restarts} times (train.max_restarts). Its checkpoints are kept.",
             "Read the workers' logs; run the same command again and it goes on.",
         ) from error
+
+
+def _fit_in_a_thread(fit: Callable[[], object]) -> None:
+    """Keeps the main thread free for Ctrl-C, which Ray Train would take for itself and end as a failure.
+
+    After Ctrl-C the thread is left behind: it ends with the cluster.
+    """
+    result: Future[object] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(fit())
+        except BaseException as error:  # noqa: BLE001 - the thread's border: raised again by the one who waits
+            result.set_exception(error)
+
+    threading.Thread(target=run, name="train", daemon=True).start()
+    while not result.done():
+        wait([result], timeout=WATCH_EVERY_S)
+    result.result()
 
 
 def _use_gpu(config: TrainConfig, cluster: Cluster) -> bool:
