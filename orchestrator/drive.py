@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 
 from infra.cluster import connect
-from infra.errors import DiptychError
+from infra.errors import DiptychError, InputError
 from infra.lease import hold
 from infra.progress import Progress
 from infra.storage import Storage, storage_of
 from infra.terminal import quiet
 from orchestrator.config import RunConfig
-from orchestrator.run import OUTCOME_FILE, RunState, open_run, record_outcome, record_progress
+from orchestrator.run import OUTCOME_FILE, RunState, check_run, open_run, record_outcome, record_progress
 from orchestrator.stages import Stage, check_stages, require_sections, run_stages, write_run_report
 
 DRIVER_LOG = "logs/driver.log"
@@ -24,8 +24,9 @@ def drive(config: RunConfig, stages: Sequence[Stage], *, address: str | None = N
     """Does the stages of a run and writes its report; returns the run's folder. Goes on where it was."""
     require_sections(config, stages)
     check_stages(config, stages)
-    folder = open_run(config)
-    with driving(folder) as progress:
+    check_run(config)
+    with driving(config.folder) as progress:
+        folder = open_run(config)
         run_stages(config, folder, stages, progress, address=address)
         write_run_report(config, folder)
     return folder
@@ -33,15 +34,22 @@ def drive(config: RunConfig, stages: Sequence[Stage], *, address: str | None = N
 
 def evaluate_checkpoint(config: RunConfig, checkpoint: str, *, address: str | None = None) -> Storage:
     """Scores the named checkpoint; returns the folder with the scores, beside the run's own evaluation."""
+    from training.checkpoint import MARKER_FILE
     from training.evaluate import evaluate
 
     require_sections(config, [Stage.EVALUATE])
     assert config.evaluate is not None
     source = storage_of(checkpoint)
-    folder = open_run(config)
-    target = folder.at(f"evaluation-{Path(source.url).name}")
+    if not source.exists(MARKER_FILE):
+        raise InputError(
+            f"--checkpoint: {source.url} holds no whole checkpoint ({MARKER_FILE} is missing).",
+            "A checkpoint is a folder step_… of a run's checkpoints/.",
+            "Name one of those.",
+        )
+    check_run(config)
     held_out = config.train.held_out_source() if config.train else None
-    with driving(folder) as progress, connect(folder.local_path("logs"), address=address):
+    with driving(config.folder) as progress, connect(config.folder.local_path("logs"), address=address):
+        target = open_run(config).at(f"evaluation-{Path(source.url).name}")
         evaluate(config.evaluate, source, held_out, progress, target)
     return target
 

@@ -74,14 +74,16 @@ class RunStatus:
     checkpoint: str | None
 
 
-def open_run(config: RunConfig) -> Storage:
-    """The run's folder, made if need be, with the resolved config in it.
+def check_run(config: RunConfig) -> None:
+    """Raises OutputError when the run's folder can't be written, ConfigError when another training has begun in it."""
+    config.folder.require_writable()
+    _refuse_other_training(config, config.folder)
 
-    Raises ConfigError when the folder holds a training that was started with other settings.
-    """
+
+def open_run(config: RunConfig) -> Storage:
+    """The run's folder with the resolved config in it; only its driver may call this. Raises as `check_run` does."""
+    check_run(config)
     folder = config.folder
-    folder.require_writable()
-    _refuse_other_training(config, folder)
     folder.write_bytes(CONFIG_FILE, config.to_yaml())
     if not folder.exists(RUN_FILE):
         folder.write_bytes(RUN_FILE, _json(_identity(config)))

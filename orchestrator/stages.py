@@ -91,12 +91,14 @@ def run_stages(
                     mark_stage_done(folder, stage, _inputs(stage, config, folder))
 
 
-def write_run_report(config: RunConfig, folder: Storage, *, credit: str | None = None) -> None:
+def write_run_report(
+    config: RunConfig, folder: Storage, *, title: str | None = None, credit: str | None = None
+) -> None:
     """Writes the run's `report.html` from what there is by now."""
     from orchestrator.report import write_report
 
     target = folder.local_path(REPORT_FILE)
-    write_report(_dataset_url(config), folder, target, f"diptych · {config.name}", credit)
+    write_report(_dataset_url(config), folder, target, title or f"diptych · {config.name}", credit)
 
 
 def _build(context: StageContext) -> None:

@@ -111,7 +111,7 @@ def run_demo(workdir: Path, *, short: bool = False) -> Storage:
             # Only the build asks the web; what comes after it finds the dataset.
             run_stages(config, folder, [Stage.BUILD], progress)
         run_stages(config, folder, configured_stages(config)[1:], progress)
-        write_run_report(config, folder, credit=CREDIT)
+        write_run_report(config, folder, title="diptych demo", credit=CREDIT)
     shutil.copyfile(folder.local_path(REPORT_FILE), root.local_path(REPORT_FILE))
     shutil.copyfile(folder.local_path(f"{EVALUATION_FOLDER}/{SCORES_FILE}"), root.local_path(SCORES_FILE))
     return folder.at(EVALUATION_FOLDER)

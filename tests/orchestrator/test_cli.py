@@ -91,6 +91,11 @@ def test_training_without_a_dataset_says_how_to_get_one(folder: Path):
     assert "no finished dataset" in text
 
 
+def test_a_checkpoint_that_is_none_is_named(folder: Path):
+    arguments = ("evaluate", "birds.yaml", "evaluate={retrieval: {data: dataset}}", "--checkpoint", "step_7")
+    assert "step_7 holds no whole checkpoint" in problem(folder, *arguments)
+
+
 def test_a_stage_without_its_section_is_refused(folder: Path):
     assert "no section train" in problem(folder, "train", "birds.yaml")
 
