@@ -91,6 +91,13 @@ class Progress:
         with self._lock:
             if self._stage is not None:
                 self._stage.detail = detail
+                self._show(force=False)
+
+    def restart_rate(self, done: int) -> None:
+        """Measures the rate from here and now: what was before was start-up, or has to be done again."""
+        with self._lock:
+            if self._stage is not None:
+                self._stage.restart_rate(done, self._clock())
 
     def end(self, summary: str) -> None:
         """Ends the stage with a line that stays."""
@@ -134,6 +141,10 @@ class _Stage:
         self.name, self.unit, self.total, self.done, self.detail = name, unit, total, done, ""
         self.started = now
         self.line_at = self.snapshot_at = now
+        self.restart_rate(done, now)
+
+    def restart_rate(self, done: int, now: float) -> None:
+        self.done = done
         self._history: deque[tuple[float, int]] = deque([(now, done)])
 
     def update(self, done: int, detail: str, total: int | None, now: float) -> None:

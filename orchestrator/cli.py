@@ -70,6 +70,9 @@ def demo(workdir: Path, short: bool, as_json: bool) -> None:
     Example:
       diptych demo --workdir demo
     """
+    from orchestrator.demo.requirements import require_packages
+
+    require_packages()
     from orchestrator.demo.command import run_demo
 
     evaluation_folder = run_demo(workdir, short=short)

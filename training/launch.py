@@ -15,7 +15,7 @@ from infra.storage import Storage
 from training.checkpoint import newest_intact_checkpoint, read_state
 from training.config import TrainConfig
 from training.model_names import check_model_name
-from training.records import METRICS_FILE, StepMetrics, read_metrics
+from training.records import METRICS_FILE, StepMetrics, parse_metrics, read_metrics
 
 RAY_TRAIN_FOLDER = "ray"
 WATCH_EVERY_S = 0.5
@@ -192,16 +192,20 @@ class _MetricsWatch:
         self._progress.set_detail("starting the workers")
         while not self._is_over.wait(WATCH_EVERY_S):
             size = self._run.size_bytes(METRICS_FILE) or 0
-            if size != self._size:
-                self._size = size
-                self._show(read_metrics(self._run))
+            if size == self._size:
+                continue
+            added = self._run.read_range(METRICS_FILE, self._size, size - self._size)
+            # Up to the last whole line; the rest is read with the next.
+            whole = added[: added.rfind(b"\n") + 1]
+            self._size += len(whole)
+            for metrics in parse_metrics(whole):
+                self._show(metrics)
 
-    def _show(self, metrics: list[StepMetrics]) -> None:
-        if not metrics:
-            return
-        last = max(metrics, key=lambda record: record.time)
-        if self._attempt is not None and last.attempt != self._attempt:
-            self._progress.note(f"train  a worker died; resumed at step {last.step:,} from the last checkpoint")
-        self._attempt = last.attempt
+    def _show(self, last: StepMetrics) -> None:
+        if last.attempt != self._attempt:
+            if self._attempt is not None:
+                self._progress.note(f"train  a worker died; resumed at step {last.step:,} from the last checkpoint")
+            self._attempt = last.attempt
+            self._progress.restart_rate(last.step)
         detail = f"loss {last.loss:.3f} · scale {last.logit_scale:.1f} · {last.samples_per_s:,.0f} pairs/s"
         self._progress.update(last.step, detail)

@@ -41,7 +41,7 @@ from training.selection import select
 
 ATTEMPTS_FOLDER = "attempts"
 POINTER_FILE = "pointer.json"
-LOADER_THREADS = 2
+LOADER_THREADS = 2  # at least: reading waits for the disk
 log = logging.getLogger(__name__)
 
 
@@ -105,7 +105,7 @@ def train_worker(config: TrainConfig, run: Storage, worker: Worker) -> None:
         rank=worker.rank,
         ranks=worker.ranks,
         crop_scale=config.crop_scale,
-        threads=LOADER_THREADS,
+        threads=max(LOADER_THREADS, torch.get_num_threads()),
     )
     with loader, _metrics_writer(run, worker) as metrics:
         started = time.monotonic()
@@ -154,7 +154,7 @@ def _train_step(
     rate = learning_rate(step, peak=config.lr, warmup=plan.warmup, steps=plan.steps)
     images = normalize(batch.images.to(engine.device, non_blocking=True), traits, engine.dtype)
     outputs = engine.forward(images, batch.tokens.to(engine.device, non_blocking=True))
-    loss = _loss(config.loss, outputs)
+    loss = global_loss(config.loss, outputs)
     value = float(loss.detach())
     if not math.isfinite(value):
         raise StageFailed(
@@ -166,11 +166,11 @@ def _train_step(
     return value, float(outputs[2].detach()), rate
 
 
-def _loss(name: LossName, outputs: tuple[Tensor, ...]) -> Tensor:
+def global_loss(name: LossName, outputs: tuple[Tensor, ...]) -> Tensor:
+    """The configured loss of the model's outputs over the global batch, in fp32 whatever the model computes in."""
+    images, texts, scale, *bias = (output.float() for output in outputs)
     if name is LossName.SIGLIP:
-        images, texts, scale, bias = outputs
-        return siglip_loss(images, texts, scale, bias)
-    images, texts, scale = outputs[:3]
+        return siglip_loss(images, texts, scale, bias[0])
     return clip_loss(images, texts, scale)
 
 

@@ -24,7 +24,17 @@ def check_model_name(name: str) -> None:
 
 @lru_cache
 def open_clip_names() -> tuple[str, ...]:
-    """The names of open_clip's architectures: those of its config files, which it reads when it is imported."""
+    """The names of open_clip's contrastive architectures: those of its config files, which it reads when imported.
+
+    CoCa's are left out: they are trained with a captioning loss too.
+    """
     spec = find_spec("open_clip")
     folders = spec.submodule_search_locations if spec and spec.submodule_search_locations else []
-    return tuple(sorted(path.stem for folder in folders for path in Path(folder).glob("model_configs/*.json")))
+    return tuple(
+        sorted(
+            path.stem
+            for folder in folders
+            for path in Path(folder).glob("model_configs/*.json")
+            if not path.stem.startswith("coca")
+        )
+    )

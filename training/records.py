@@ -1,6 +1,7 @@
 """What training and evaluation leave behind for people and programs to read: metrics, scores, examples."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -72,13 +73,15 @@ def read_metrics(run: Storage) -> list[StepMetrics]:
     """The metrics of every step that counts, in order: of a step that was done again, the last doing."""
     if not run.exists(METRICS_FILE):
         return []
-    by_step: dict[int, StepMetrics] = {}
-    for line in run.read_bytes(METRICS_FILE).split(b"\n"):
-        # A line without its end was cut by a kill; its step is done again.
-        if line.endswith(b"}"):
-            metrics = StepMetrics(**json.loads(line))
-            by_step[metrics.step] = metrics
+    by_step = {metrics.step: metrics for metrics in parse_metrics(run.read_bytes(METRICS_FILE))}
     return [by_step[step] for step in sorted(by_step)]
+
+
+def parse_metrics(lines: bytes) -> Iterator[StepMetrics]:
+    """The records of whole lines; a line without its end was cut by a kill, and its step is done again."""
+    for line in lines.split(b"\n"):
+        if line.endswith(b"}"):
+            yield StepMetrics(**json.loads(line))
 
 
 def write_evaluation(folder: Storage, evaluation: Evaluation, examples: list[RetrievalExample]) -> None:

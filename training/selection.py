@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ Integers = npt.NDArray[np.int64]
 HASH_RANGE = float(1 << 64)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Selection:
     """Some of a dataset's samples, numbered from 0 in the dataset's order.
 
@@ -30,14 +31,19 @@ class Selection:
     indices: tuple[Integers, ...]
 
     def __len__(self) -> int:
-        return sum(len(chosen) for chosen in self.indices)
+        return int(self._ends[-1]) if self.shards else 0
+
+    @cached_property
+    def _ends(self) -> Integers:
+        """The number of samples up to and with each shard."""
+        return np.cumsum([len(chosen) for chosen in self.indices], dtype=np.int64)
 
     def locate(self, numbers: Integers) -> tuple[Integers, Integers]:
         """The shard and the index in it of each sample number."""
-        ends = np.cumsum([len(chosen) for chosen in self.indices])
-        slots = np.searchsorted(ends, numbers, side="right")
-        starts = np.concatenate([[0], ends[:-1]])
-        index = [self.indices[slot][number - starts[slot]] for slot, number in zip(slots, numbers, strict=True)]
+        slots = np.searchsorted(self._ends, numbers, side="right")
+        within = [number - self._ends[slot] for slot, number in zip(slots, numbers, strict=True)]
+        # Counted from the shard's end, so negative.
+        index = [self.indices[slot][place] for slot, place in zip(slots, within, strict=True)]
         return np.asarray(self.shards, dtype=np.int64)[slots], np.asarray(index, dtype=np.int64)
 
 

@@ -22,6 +22,17 @@ def test_rate_and_time_left_follow_the_work_of_this_start_only():
     assert (seen[-1].done, seen[-1].rate, seen[-1].eta_s) == (500, 10.0, 50.0)
 
 
+def test_the_rate_can_be_measured_anew_after_a_restart():
+    clock, seen = Clock(), list[StageSnapshot]()
+    progress = Progress(io.StringIO(), on_snapshot=seen.append, clock=clock)
+    progress.begin("train", total=100, unit="steps")
+    clock.now += 60
+    progress.restart_rate(20)
+    clock.now += 10
+    progress.update(40)
+    assert (seen[-1].rate, seen[-1].eta_s) == (2.0, 30.0)
+
+
 def test_a_log_gets_a_line_every_ten_seconds_and_one_at_the_end():
     clock, stream = Clock(), io.StringIO()
     with Progress(stream, clock=clock) as progress:

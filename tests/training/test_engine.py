@@ -30,7 +30,7 @@ def make_engine(settings: TrainConfig, parameters: Any = None):
 
 
 def steps(engine: Any, settings: TrainConfig, first: int, last: int) -> list[float]:
-    from training.loop import _loss
+    from training.loop import global_loss
 
     ranks, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
     losses = []
@@ -39,7 +39,7 @@ def steps(engine: Any, settings: TrainConfig, first: int, last: int) -> list[flo
         images = torch.randn(BATCH, 3, 48, 48, generator=chance)
         tokens = torch.randint(1, 49000, (BATCH, 20), generator=chance)
         mine = slice(rank * BATCH // ranks, (rank + 1) * BATCH // ranks)
-        loss = _loss(settings.loss, engine.forward(images[mine], tokens[mine]))
+        loss = global_loss(settings.loss, engine.forward(images[mine], tokens[mine]))
         losses.append(loss.item())
         engine.step(loss, 1e-3)
     return losses

@@ -13,7 +13,7 @@ from training.model_names import SMALL_MODELS, check_model_name, open_clip_names
 
 
 def test_the_known_names_are_those_of_open_clip_and_ours():
-    assert list(open_clip_names()) == sorted(open_clip.list_models())
+    assert list(open_clip_names()) == sorted(name for name in open_clip.list_models() if not name.startswith("coca"))
     assert set(SMALL_MODELS) == SMALL_CONFIGS.keys()
 
 
