@@ -1,11 +1,12 @@
 """Maps the work of one shard over the plan with Ray Data: one task a shard, only counts come back."""
 
+import contextlib
 import json
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import ray
@@ -17,6 +18,7 @@ from datapipe.shard import ShardStats
 from datapipe.shard_task import build_shard
 from infra.errors import StageFailed
 from infra.remote_errors import unwrapped
+from infra.repeat import Repeating
 
 REPORT_EVERY_S = 0.5
 
@@ -36,7 +38,7 @@ def run_shard_tasks(
     shards = ray.data.from_items(work, override_num_blocks=len(work)).map(
         _run_one, fn_args=(config, counter), num_cpus=1, compute=ray.data.TaskPoolStrategy(size=tasks)
     )
-    with _Watch(counter, on_rows):
+    with Repeating(partial(_show_rows, counter, on_rows), every_s=REPORT_EVERY_S, name="build-progress"):
         try:
             for row in shards.iter_rows():
                 yield ShardStats.from_json(row["shard"], row["stats"])
@@ -82,29 +84,10 @@ class _RowCounter:
         return sum(self._rows.values())
 
 
-class _Watch:
-    """Asks the counter every half second in a thread of its own, for the length of a `with` block."""
-
-    def __init__(self, counter: Any, on_rows: Callable[[int], None]) -> None:
-        self._counter = counter
-        self._on_rows = on_rows
-        self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="build-progress", daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._is_over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._is_over.wait(REPORT_EVERY_S):
-            try:
-                self._on_rows(ray.get(self._counter.total.remote(), timeout=10))
-            except (ray.exceptions.RayError, RuntimeError):
-                # The display is not worth a build; the build's own errors come out of its own calls.
-                return
+def _show_rows(counter: Any, on_rows: Callable[[int], None]) -> None:
+    # The display is not worth a build: the build's own errors come out of its own calls.
+    with contextlib.suppress(ray.exceptions.RayError, RuntimeError):
+        on_rows(ray.get(counter.total.remote(), timeout=10))
 
 
 def _be_quiet() -> None:

@@ -106,6 +106,12 @@ class TrainConfig(Settings):
             raise ValueError(f"got {' and '.join(given) or 'none'} of steps, samples, epochs; want exactly one")
         return self
 
+    @model_validator(mode="after")
+    def _has_masters(self) -> "TrainConfig":
+        if self.precision is Precision.BF16 and self.zero_stage == 0:
+            raise ValueError("got precision bf16 with zero_stage 0; want zero_stage 1, 2 or 3, which keep fp32 masters")
+        return self
+
     def training_source(self) -> DataSource:
         """The samples that training sees."""
         source = self.data if isinstance(self.data, DataSource) else DataSource(path=self.data)

@@ -11,6 +11,7 @@ from infra.cluster import Cluster
 from infra.errors import ConfigError, StageFailed
 from infra.progress import Progress
 from infra.remote_errors import unwrapped
+from infra.repeat import Repeating
 from infra.storage import Storage
 from training.checkpoint import newest_intact_checkpoint, read_state
 from training.config import TrainConfig
@@ -67,7 +68,8 @@ def train(config: TrainConfig, run: Storage, progress: Progress, cluster: Cluste
     if done < plan.steps:
         use_gpu = _use_gpu(config, cluster)
         _require_room(config, cluster, use_gpu)
-        with _MetricsWatch(run, progress):
+        progress.set_detail("starting the workers")
+        with Repeating(_MetricsWatch(run, progress).look, every_s=WATCH_EVERY_S, name="train-progress"):
             _fit(config, run, cluster, use_gpu=use_gpu)
     result = _result(run)
     progress.update(result.steps)
@@ -171,35 +173,24 @@ def _last_line(error: Exception) -> str:
 
 
 class _MetricsWatch:
-    """Follows the run's metrics in a thread of its own and shows them, for the length of a `with` block."""
+    """Shows what the run's metrics file has got since the last look."""
 
     def __init__(self, run: Storage, progress: Progress) -> None:
         self._run = run
         self._progress = progress
         self._attempt: int | None = None
         self._size = run.size_bytes(METRICS_FILE) or 0
-        self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="train-progress", daemon=True)
 
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._is_over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        self._progress.set_detail("starting the workers")
-        while not self._is_over.wait(WATCH_EVERY_S):
-            size = self._run.size_bytes(METRICS_FILE) or 0
-            if size == self._size:
-                continue
-            added = self._run.read_range(METRICS_FILE, self._size, size - self._size)
-            # Up to the last whole line; the rest is read with the next.
-            whole = added[: added.rfind(b"\n") + 1]
-            self._size += len(whole)
-            for metrics in parse_metrics(whole):
-                self._show(metrics)
+    def look(self) -> None:
+        """Reads on to the last whole line; what follows it is read at the next look."""
+        size = self._run.size_bytes(METRICS_FILE) or 0
+        if size == self._size:
+            return
+        added = self._run.read_range(METRICS_FILE, self._size, size - self._size)
+        whole = added[: added.rfind(b"\n") + 1]
+        self._size += len(whole)
+        for metrics in parse_metrics(whole):
+            self._show(metrics)
 
     def _show(self, last: StepMetrics) -> None:
         if last.attempt != self._attempt:

@@ -1,6 +1,7 @@
 """A few processes that are the ranks of a gloo group, kept between tests, since starting them takes seconds."""
 
 import multiprocessing
+import os
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -42,10 +43,10 @@ class Ranks:
         results = []
         for pipe in used:
             assert pipe.poll(ANSWER_S), "a rank does not answer"
-            result = pipe.recv()
+            results.append(pipe.recv())
+        for result in results:
             if isinstance(result, BaseException):
                 raise result
-            results.append(result)
         return results
 
 
@@ -53,6 +54,7 @@ def _serve(rank: int, rendezvous: str, pipe: Connection) -> None:
     import torch
     import torch.distributed as dist
 
+    os.environ["LOCAL_RANK"] = str(rank)  # DeepSpeed wants what launchers set
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=RANKS)
     groups = {ranks: dist.new_group(list(range(ranks))) for ranks in range(1, RANKS + 1)}

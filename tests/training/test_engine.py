@@ -36,7 +36,7 @@ def steps(engine: Any, settings: TrainConfig, first: int, last: int) -> list[flo
     losses = []
     for step in range(first, last):
         chance = torch.Generator().manual_seed(step)
-        images = torch.randn(BATCH, 3, 48, 48, generator=chance)
+        images = torch.randn(BATCH, 3, 48, 48, generator=chance).to(engine.dtype)
         tokens = torch.randint(1, 49000, (BATCH, 20), generator=chance)
         mine = slice(rank * BATCH // ranks, (rank + 1) * BATCH // ranks)
         loss = global_loss(settings.loss, engine.forward(images[mine], tokens[mine]))
@@ -53,9 +53,9 @@ def state(engine: Any):
     return masters, moments
 
 
-def train_and_resume(_group: Any, stage: int, loss: str):
+def train_and_resume(_group: Any, stage: int, loss: str, precision: str = "fp32"):
     """Four steps at once, and two steps, a new engine, two more: losses and final masters of both."""
-    settings = config(stage, loss)
+    settings = config(stage, loss, precision=precision)
     engine = make_engine(settings)
     losses = steps(engine, settings, 0, 2)
     parameters, moments = state(engine)
@@ -72,6 +72,12 @@ def test_a_resumed_training_is_the_undisturbed_one_to_the_bit(ranks: Ranks, stag
     for losses, later, same in ranks.run(train_and_resume, [(stage, "clip")] * 3):
         assert later == losses[2:] and same
         assert losses[-1] != losses[0]
+
+
+@pytest.mark.parametrize("stage", STAGES[1:])
+def test_bf16_resumes_to_the_bit_from_its_fp32_masters(ranks: Ranks, stage: int):
+    for losses, later, same in ranks.run(train_and_resume, [(stage, "clip", "bf16")] * 3):
+        assert later == losses[2:] and same
 
 
 def test_siglip_trains_and_resumes_too(ranks: Ranks):
