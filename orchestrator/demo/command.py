@@ -11,7 +11,7 @@ from orchestrator.config import RunConfig, load_config
 from orchestrator.demo.groups import PROMPT_NAMES, Group
 from orchestrator.demo.pictures import PictureSet, render_pictures
 from orchestrator.demo.urllist import write_url_list
-from orchestrator.demo.web import DemoWeb
+from orchestrator.demo.web import DemoWeb, require_port
 from orchestrator.drive import driving
 from orchestrator.run import EVALUATION_FOLDER, REPORT_FILE, open_run
 from orchestrator.stages import Stage, check_stages, configured_stages, run_stages, write_run_report
@@ -32,6 +32,7 @@ HELD_OUT_GROUPS = (
 )
 RUN_NAME = "run"
 CONFIG_FILE = "config.yaml"
+PORT_FILE = "web-port"
 NEEDED_DISK_BYTES = 1 << 30  # pictures 150 MB, dataset 30 MB, three checkpoints of 160 MB, Ray's session
 CREDIT = "Pictures: OpenMoji, the open-source emoji and icon project (openmoji.org), CC BY-SA 4.0."
 
@@ -101,9 +102,11 @@ def run_demo(workdir: Path, *, short: bool = False) -> Storage:
     root = storage_of(workdir)
     _require_disk(root)
     root.require_writable()
+    port_file = root.local_path(PORT_FILE)
+    require_port(port_file)
     with driving(root.at(RUN_NAME)) as progress:
         pictures = _render(root, size, progress)
-        with DemoWeb(pictures.folder, port_file=root.local_path("web-port")) as web:
+        with DemoWeb(pictures.folder, port_file=port_file) as web:
             write_url_list(root.local_path("urls.parquet"), pictures, web.base_url, SEED)
             config = _write_config(root, size)
             check_stages(config, [Stage.BUILD])

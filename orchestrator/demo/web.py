@@ -80,9 +80,8 @@ class DemoWeb:
         return [str(self._folder.resolve()), str(os.getpid())]
 
     def _port_to_use(self) -> int:
-        try:
-            remembered = int(self._port_file.read_text())
-        except (FileNotFoundError, ValueError):
+        remembered = _remembered_port(self._port_file)
+        if remembered is None:
             return self._wanted_port or 0
         if self._wanted_port not in (None, remembered):
             raise MachineError(
@@ -96,6 +95,20 @@ class DemoWeb:
         partial = self._port_file.with_suffix(".partial")
         partial.write_text(f"{self.port}\n")
         partial.replace(self._port_file)
+
+
+def require_port(port_file: Path) -> None:
+    """Raises MachineError when the port of a former start is in use by another program."""
+    port = _remembered_port(port_file)
+    if port is not None:
+        _listen(port, port_file).close()
+
+
+def _remembered_port(port_file: Path) -> int | None:
+    try:
+        return int(port_file.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _listen(port: int, port_file: Path) -> socket.socket:

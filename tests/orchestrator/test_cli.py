@@ -116,9 +116,7 @@ def test_a_port_in_use_is_refused_by_the_demo(tmp_path: Path):
         workdir = tmp_path / "demo"
         workdir.mkdir()
         (workdir / "web-port").write_text(str(taken.getsockname()[1]))
-        done = diptych("demo", "--short", "--workdir", workdir, cwd=tmp_path)
-    assert done.returncode == 2 and "is in use by another program" in done.stderr
-    assert not (workdir / "urls.parquet").exists() and not (workdir / "dataset").exists()
+        assert "is in use by another program" in problem(tmp_path, "demo", "--short", "--workdir", workdir)
 
 
 @pytest.fixture

@@ -1,0 +1,129 @@
+"""Builds the same list with diptych and with img2dataset in one run and prints the ratio of their times.
+
+Run it with `python tests/benchmarks/build_beside_img2dataset.py`, after `pip install img2dataset==1.47.0`. Both get the
+same pictures, server and settings. The difference of a long and a short list is taken, so that start-up cancels.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from orchestrator.demo.web import DemoWeb
+
+DISTINCT = 300
+SIZE = (500, 375)
+PROCESSES = 2
+THREADS = 32
+BIN = Path(sys.executable).parent
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Wall-clock and CPU seconds of one command with all that it started and waited for."""
+
+    wall_s: float
+    cpu_s: float
+
+    def __sub__(self, other: "Cost") -> "Cost":
+        return Cost(self.wall_s - other.wall_s, self.cpu_s - other.cpu_s)
+
+
+def make_pictures(folder: Path) -> int:
+    """Photograph-like JPEGs; returns their mean size in bytes."""
+    folder.mkdir()
+    chance = np.random.default_rng(0)
+    for number in range(DISTINCT):
+        coarse = Image.fromarray(chance.integers(0, 255, (24, 32, 3)).astype(np.uint8)).resize(SIZE, Image.BICUBIC)
+        grain = chance.normal(0, 14, (SIZE[1], SIZE[0], 3))
+        Image.fromarray((np.asarray(coarse) + grain).clip(0, 255).astype(np.uint8)).save(
+            folder / f"{number}.jpg", quality=90
+        )
+    return sum(path.stat().st_size for path in folder.iterdir()) // DISTINCT
+
+
+def run(command: list[str | Path], folder: Path) -> Cost:
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    with (folder / "benchmark.log").open("a") as log:
+        subprocess.run(command, cwd=folder, stdout=log, stderr=log, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    return Cost(time.perf_counter() - began, cpu)
+
+
+def build_with_diptych(folder: Path, urls: str, output: str) -> Cost:
+    config = {
+        "build": {
+            "input": urls,
+            "output": output,
+            "number_sample_per_shard": 1000,
+            "tasks": PROCESSES,
+            "allow_private_addresses": ["127.0.0.0/8"],
+        }
+    }
+    path = folder / f"{output}.yaml"
+    path.write_text(json.dumps(config))
+    return run([BIN / "diptych", "build", path], folder)
+
+
+def build_with_img2dataset(folder: Path, urls: str, output: str) -> Cost:
+    options = {
+        "url_list": urls,
+        "output_folder": output,
+        "input_format": "parquet",
+        "output_format": "webdataset",
+        "url_col": "url",
+        "caption_col": "caption",
+        "image_size": 256,
+        "resize_mode": "keep_ratio",
+        "resize_only_if_bigger": True,
+        "encode_quality": 95,
+        "number_sample_per_shard": 1000,
+        "processes_count": PROCESSES,
+        "thread_count": THREADS,
+        "enable_wandb": False,
+    }
+    return run([BIN / "img2dataset", *(f"--{key}={value}" for key, value in options.items())], folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--short", type=int, default=2000, help="rows of the short list")
+    parser.add_argument("--long", type=int, default=12000, help="rows of the long list")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        print(f"pictures of {SIZE[0]}x{SIZE[1]}, {make_pictures(folder / 'web') / 1000:.0f} KB on average")
+        with DemoWeb(folder / "web", port_file=folder / "port") as web:
+            for rows in (arguments.short, arguments.long):
+                urls = [web.picture_url(f"{row % DISTINCT}.jpg") for row in range(rows)]
+                table = pa.table({"url": urls, "caption": [f"picture {row}" for row in range(rows)]})
+                pq.write_table(table, folder / f"{rows}.parquet")
+            costs = {}
+            for tool, build in (("img2dataset", build_with_img2dataset), ("diptych", build_with_diptych)):
+                short = build(folder, f"{arguments.short}.parquet", f"{tool}-short")
+                whole = build(folder, f"{arguments.long}.parquet", f"{tool}-long")
+                costs[tool] = whole - short
+                images = arguments.long - arguments.short
+                print(
+                    f"{tool:12} {images / costs[tool].wall_s:7.0f} images/s   "
+                    f"{1000 * costs[tool].cpu_s / images:5.2f} ms CPU an image   "
+                    f"(whole run of {arguments.long:,}: {whole.wall_s:.0f} s)"
+                )
+    peer, ours = costs["img2dataset"], costs["diptych"]
+    print(f"diptych / img2dataset: {peer.wall_s / ours.wall_s:.2f} times the images a second, ", end="")
+    print(f"{ours.cpu_s / peer.cpu_s:.2f} of the CPU time an image")
+
+
+if __name__ == "__main__":
+    main()
