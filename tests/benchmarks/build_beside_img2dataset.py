@@ -6,7 +6,6 @@ same pictures, server and settings. The difference of a long and a short list is
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
@@ -30,7 +30,7 @@ BIN = Path(sys.executable).parent
 
 @dataclass(frozen=True)
 class Cost:
-    """Wall-clock and CPU seconds of one command with all that it started and waited for."""
+    """Wall-clock seconds of one command, and the whole machine's CPU seconds meanwhile, Ray's daemons included."""
 
     wall_s: float
     cpu_s: float
@@ -53,12 +53,16 @@ def make_pictures(folder: Path) -> int:
 
 
 def run(command: list[str | Path], folder: Path) -> Cost:
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    before, began = busy_s(), time.perf_counter()
     with (folder / "benchmark.log").open("a") as log:
         subprocess.run(command, cwd=folder, stdout=log, stderr=log, check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
-    return Cost(time.perf_counter() - began, cpu)
+    return Cost(time.perf_counter() - began, busy_s() - before)
+
+
+def busy_s() -> float:
+    """CPU seconds that the machine has spent on anything but waiting, since it started."""
+    times = psutil.cpu_times()
+    return sum(times) - times.idle - getattr(times, "iowait", 0.0)
 
 
 def build_with_diptych(folder: Path, urls: str, output: str) -> Cost:
