@@ -49,8 +49,9 @@ def siglip_loss(
     logits = logit_scale * image_features @ texts.T + logit_bias  # (n, N)
     rows = torch.arange(len(image_features), device=logits.device)
     matched = logits[rows, rows + first]
-    # ln(1 + e^(−z·logit)) with z = −1 for all pairs, corrected for the matched ones.
-    share = F.softplus(logits).sum() - matched.sum()
+    # ln(1 + e^(−z·logit)) with z = −1 for all pairs, corrected for the matched ones. Not by softplus, which torch
+    # cuts to the identity above 20 and is then wrong by 2e-9.
+    share = -F.logsigmoid(-logits).sum() - matched.sum()
     return _global_sum(share / len(texts), group)
 
 

@@ -116,6 +116,11 @@ def test_siglip_has_its_published_values(matched: bool, golden: float):
     assert loss.item() == pytest.approx(golden, rel=1e-6)
 
 
+def test_siglip_is_exact_where_softplus_would_be_cut(ranks: Ranks):
+    # Logits just above 20, where torch's softplus gives up its exponential.
+    compare(ranks, "siglip", [4], 10, 61.0, 401712, "float64", 1e-12)
+
+
 @pytest.mark.parametrize("rows", [torch.zeros(4, 8), F.normalize(torch.ones(4, 8), dim=1)], ids=["zero", "equal"])
 def test_degenerate_features_give_finite_losses_and_gradients(rows: Tensor):
     scale, bias = torch.tensor(100.0), torch.tensor(-10.0)
