@@ -126,8 +126,10 @@ def evaluate(
       diptych evaluate birds.yaml --checkpoint runs/birds/checkpoints/step_00001000 --json
     """
     if checkpoint is None:
+        from orchestrator.run import EVALUATION_FOLDER
+
         folder = _drive(config, overrides, address, ["evaluate"], echo=False)
-        _show_scores(folder.at("evaluation"), as_json)
+        _show_scores(folder.at(EVALUATION_FOLDER), as_json)
         return
     from orchestrator.config import load_config
     from orchestrator.drive import evaluate_checkpoint

@@ -15,6 +15,7 @@ from infra.lease import holder_of
 from infra.progress import StageSnapshot, snapshot_json
 from infra.storage import Storage
 from orchestrator.config import RunConfig
+from training.checkpoint import CHECKPOINTS_FOLDER
 
 RUN_FILE = "run.json"
 CONFIG_FILE = "run.yaml"
@@ -22,7 +23,6 @@ PROGRESS_FILE = "progress.json"
 OUTCOME_FILE = "outcome.json"
 REPORT_FILE = "report.html"
 EVALUATION_FOLDER = "evaluation"
-CHECKPOINTS_FOLDER = "checkpoints"
 VERSIONED_PACKAGES = (
     "diptych",
     "ray",

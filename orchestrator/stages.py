@@ -13,6 +13,7 @@ from infra.progress import Progress
 from infra.storage import Storage
 from orchestrator.config import RunConfig
 from orchestrator.run import EVALUATION_FOLDER, REPORT_FILE, mark_stage_done, stage_facts
+from training.records import SCORES_FILE
 
 
 class Stage(StrEnum):
@@ -178,7 +179,7 @@ def _has_result(stage: Stage, config: RunConfig, folder: Storage) -> bool:
         case Stage.TRAIN:
             return newest_checkpoint(folder) is not None
         case Stage.EVALUATE:
-            return folder.at(EVALUATION_FOLDER).exists("scores.json")
+            return folder.at(EVALUATION_FOLDER).exists(SCORES_FILE)
 
 
 def _dataset_url(config: RunConfig) -> str | None:
