@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+from object_store import ObjectStore
 
 from infra.cluster import Cluster, connect
 
@@ -17,3 +18,10 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A local Ray cluster of four logical cores, shared by all tests of the session."""
     with connect(tmp_path_factory.mktemp("ray-logs"), cpus=4) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[ObjectStore]:
+    """A running SeaweedFS, shared by all tests of the session: each uses a prefix of its own and leaves it running."""
+    with ObjectStore() as store:
+        yield store

@@ -1,4 +1,4 @@
-"""Starts S3 servers that are not SeaweedFS: `ObjectStore(moto_server)`, `ObjectStore(nanio)`, `ObjectStore(localbucket)`.
+"""Starts S3 servers that are not SeaweedFS, for use as `ObjectStore(moto_server)`.
 
 moto_server   keeps its objects in memory; believes any secret; conditional writes work
 nanio         ignores `If-None-Match` and `If-Match`: of two writers both win
