@@ -10,14 +10,9 @@ from enum import StrEnum
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
-from http_wire import UNTIL_END, Head, body_pieces, reset
+from http_wire import GONE, UNTIL_END, Head, body_pieces, reset
 
-SLOW_DOWN_XML = (
-    b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>SlowDown</Code>'
-    b"<Message>Please reduce your request rate.</Message></Error>"
-)
-# What a peer that goes away in the middle raises; IncompleteReadError is an EOFError.
-GONE = (OSError, EOFError)
+SLOW_DOWN_XML = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 
 
 class Fault(StrEnum):
@@ -50,8 +45,7 @@ class FaultProxy:
             client = store.client(endpoint=proxy.endpoint)
             proxy.lose_reply(method="PUT", key_contains="lease")
 
-    It forwards bytes unchanged, so that the client's signature of the proxy's host and port stays right.
-    Each asked fault happens to the next requests that match, once for each of its `times`.
+    Bytes are forwarded unchanged, so that the client's signature of the proxy's host and port stays right.
 
     requests: (method, target with its query) of every request seen.
     met: (fault, method, target) of every fault that happened.

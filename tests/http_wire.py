@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 PIECE_BYTES = 64 * 1024
 UNTIL_END = -1  # the length of an answer's body that ends with its connection
+# What a peer that goes away in the middle raises; IncompleteReadError is an EOFError.
+GONE = (OSError, EOFError)
 
 
 @dataclass(slots=True)
