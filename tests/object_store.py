@@ -169,7 +169,7 @@ class ObjectStore:
         self._wait_until_ready()
 
     def stop_answering(self) -> None:
-        """The server freezes: connections open, and nothing is answered until `go_on`."""
+        """The server freezes: connections open, nothing is answered until `go_on`; then old requests are done too."""
         self.server.stop_answering()
 
     def go_on(self) -> None:

@@ -68,7 +68,7 @@ class ServerProcess:
             self._process.wait(timeout=30)
 
     def stop_answering(self) -> None:
-        """SIGSTOP: connections are still accepted by the kernel, and nothing is answered; returns when it stands still."""
+        """SIGSTOP: the kernel still accepts connections, nothing is answered; returns when it stands still."""
         os.kill(self.pid, signal.SIGSTOP)
         os.waitid(os.P_PID, self.pid, os.WSTOPPED)
 

