@@ -54,30 +54,19 @@ Program = Callable[[Path, Credentials, list[int]], Launch]
 def seaweedfs(data: Path, credentials: Credentials, ports: list[int]) -> Launch:
     """SeaweedFS: right in all that S3 promises, and loses nothing that it acknowledged when killed."""
     s3, master, volume, filer, admin = ports
-    on = [f"-s3.port={s3}", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"]
-    # The admin server runs without its page too, and Lance listens by default: both on fixed ports if not told.
-    off = ["-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
+    command = [
+        binary("weed"),
+        "-logtostderr=true",  # or it leaves log files in the temporary folder
+        *("mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3.autoCreateBucket=false"),
+        *(f"-s3.port={s3}", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"),
+        # The admin server runs without its page too, and Lance listens by default: on fixed ports if not told.
+        *(f"-admin.port={admin}", "-admin.ui=false", "-s3.port.lance=0", "-s3.port.iceberg=0"),
+        *("-webdav=false", "-master.telemetry=false"),
+    ]
+    services = ("filer", "s3", *(f"{name}-grpc" for name in ("master", "volume", "filer", "s3", "admin")))
+    numbers = [number for port in ports for number in (port, port + SECOND_PORT_OFFSET)]
     return Launch(
-        command=[
-            binary("weed"),
-            "-logtostderr=true",  # or it leaves log files in the temporary folder
-            "mini",
-            f"-dir={data}",
-            "-ip=127.0.0.1",
-            "-ip.bind=127.0.0.1",
-            *on,
-            f"-admin.port={admin}",
-            *off,
-            "-s3.autoCreateBucket=false",
-        ],
-        sockets=[
-            Path(f"/tmp/seaweedfs-{service}-{number}.sock")
-            for port in ports
-            for service, number in [
-                *((name, port) for name in ("filer", "s3")),
-                *((f"{name}-grpc", port + SECOND_PORT_OFFSET) for name in ("master", "volume", "filer", "s3", "admin")),
-            ]
-        ],
+        command, sockets=[Path(f"/tmp/seaweedfs-{service}-{number}.sock") for service in services for number in numbers]
     )
 
 
