@@ -39,13 +39,11 @@ class Rule:
 
 
 class FaultProxy:
-    """An HTTP proxy on 127.0.0.1 in a thread of its own; faults are asked for while it runs.
+    """An HTTP proxy on 127.0.0.1 in a thread of its own; bytes pass unchanged, so that signatures stay right.
 
         with FaultProxy(store.endpoint) as proxy:
             client = store.client(endpoint=proxy.endpoint)
             proxy.lose_reply(method="PUT", key_contains="lease")
-
-    Bytes are forwarded unchanged, so that the client's signature of the proxy's host and port stays right.
 
     requests: (method, target with its query) of every request seen.
     met: (fault, method, target) of every fault that happened.
