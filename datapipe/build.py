@@ -2,20 +2,26 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from datapipe.commit import committed_shard, marker_name
 from datapipe.config import BuildConfig, ResizeMode
-from datapipe.dataset import FORMAT_VERSION, MANIFEST_FILE, Manifest, shard_name
+from datapipe.dataset import FORMAT_VERSION, MANIFEST_FILE, Manifest
 from datapipe.identity import build_settings, refuse_other_settings, write_settings
+from datapipe.image import process_image
+from datapipe.isolation import ProcessImage
+from datapipe.marker import ShardStats
 from datapipe.plan import InputFile, ShardPlan, plan_shards, shard_count
 from datapipe.retry import longest_url_s
-from datapipe.shard import STATS_SUFFIX, ShardStats
 from datapipe.urls import CONVERTED_FOLDER, check_input, open_url_list, resolved
-from infra.errors import OutputError
+from infra.errors import OutputError, StageFailed
+from infra.lease import Lease, hold
 from infra.progress import Progress, duration
-from infra.storage import FileEntry, Storage, storage_of
+from infra.storage import Storage, storage_of
 
 BYTES_PER_SQUARE_PIXEL = 0.4  # a 256-pixel JPEG at quality 95 has about 25 KB
+MARKERS_AT_ONCE = 32
 SPARE_DISK_BYTES = 64 << 20
 
 
@@ -33,65 +39,50 @@ def check_build(config: BuildConfig) -> None:
     config = resolved(config)
     rows = check_input(config)
     output = storage_of(config.output)
-    if not output.is_local:
-        raise OutputError(
-            f"build.output: got {config.output}.",
-            "This version builds into a folder of a local or mounted file system.",
-            "Give such a folder.",
-        )
     refuse_other_settings(output, build_settings(config))
     finished = find_finished(output, shard_count(rows, config.number_sample_per_shard))
     _require_room(output, config, rows - sum(stats.rows for stats in finished.values()))
     output.require_writable()
 
 
-def build(config: BuildConfig, progress: Progress) -> BuildResult:
-    """Builds what is missing of the dataset. Ray is connected already.
+def build(config: BuildConfig, progress: Progress, process_image: ProcessImage = process_image) -> BuildResult:
+    """Builds what is missing of the dataset, as its only builder. Ray is connected already.
 
-    Raises UserError for wrong input and places, StageFailed when shards can't be made.
+    Raises UserError for wrong input and places, StageFailed when shards can't be made, StorageFailed.
     """
     config = resolved(config)
     output = storage_of(config.output)
-    settings = build_settings(config)
-    refuse_other_settings(output, settings)
     output.require_writable()
-    for folder in (output, output.at(CONVERTED_FOLDER)):
-        folder.sweep_unfinished()
-    files = open_url_list(config)
-    write_settings(output, settings)
-    rows = sum(file.rows for file in files)
-    finished = find_finished(output, shard_count(rows, config.number_sample_per_shard))
-    _require_room(output, config, rows - sum(stats.rows for stats in finished.values()))
-    stats = _build_missing(config, files, finished, rows, progress)
-    manifest = build_manifest(stats, settings)
-    output.write_bytes(MANIFEST_FILE, manifest.to_json())
+    with hold(output, progress.note) as lease:
+        settings = build_settings(config)
+        refuse_other_settings(output, settings)
+        sweep(output)
+        files = open_url_list(config)
+        write_settings(output, settings)
+        rows = sum(file.rows for file in files)
+        finished = find_finished(output, shard_count(rows, config.number_sample_per_shard))
+        _require_room(output, config, rows - sum(stats.rows for stats in finished.values()))
+        stats = _build_missing(config, files, finished, rows, progress, lease, process_image)
+        manifest = build_manifest(stats, settings)
+        output.write_bytes(MANIFEST_FILE, manifest.to_json())
+        sweep(output)
     progress.end(f"{manifest.samples:,} samples of {manifest.rows:,} rows in {len(stats):,} shards")
     return BuildResult(manifest, len(stats) - len(finished), len(finished))
 
 
+def sweep(output: Storage) -> None:
+    """Removes what attempts that were killed have left."""
+    for folder in (output, output.at(CONVERTED_FOLDER)):
+        folder.sweep_unfinished()
+
+
 def find_finished(output: Storage, shards: int) -> dict[int, ShardStats]:
-    """The shards whose marker is there and whose files have the sizes it vouches for; storage is listed once."""
+    """The shards whose marker is there and whose files are those it vouches for; storage is listed once."""
     listed = {entry.path: entry for entry in output.list_files()}
-    finished: dict[int, ShardStats] = {}
-    for shard in range(shards):
-        marker = f"{shard_name(shard)}{STATS_SUFFIX}"
-        if marker in listed:
-            stats = _read_marker(output, shard, marker)
-            if stats is not None and _has_all_files(stats, listed):
-                finished[shard] = stats
-    return finished
-
-
-def _read_marker(output: Storage, shard: int, marker: str) -> ShardStats | None:
-    try:
-        return ShardStats.from_json(shard, output.read_bytes(marker))
-    except (ValueError, KeyError, TypeError):
-        # Not one of ours, or damaged: the shard is made again.
-        return None
-
-
-def _has_all_files(stats: ShardStats, listed: dict[str, FileEntry]) -> bool:
-    return all(name in listed and listed[name].size_bytes == facts.size_bytes for name, facts in stats.files.items())
+    candidates = [shard for shard in range(shards) if marker_name(shard) in listed]
+    with ThreadPoolExecutor(MARKERS_AT_ONCE) as pool:
+        found = pool.map(lambda shard: committed_shard(output, shard, listed), candidates, chunksize=64)
+        return {stats.shard: stats for stats in found if stats is not None}
 
 
 def _require_room(output: Storage, config: BuildConfig, rows: int) -> None:
@@ -112,6 +103,8 @@ def _build_missing(
     finished: dict[int, ShardStats],
     rows: int,
     progress: Progress,
+    lease: Lease,
+    process_image: ProcessImage,
 ) -> list[ShardStats]:
     plans = [plan for plan in plan_shards(files, config.number_sample_per_shard) if plan.shard not in finished]
     stats = dict(finished)
@@ -121,12 +114,22 @@ def _build_missing(
         from datapipe.ray_flow import run_shard_tasks
 
         progress.note(_bound(config, plans))
-        tasks = run_shard_tasks(plans, config, lambda done: progress.update(rows_found + done))
-        for shard_stats in tasks:
+        on_progress = lambda done: progress.update(rows_found + done.rows)  # noqa: E731
+        for shard_stats in run_shard_tasks(plans, config, on_progress, process_image):
+            _require_lease(lease, output_url=config.output)
             stats[shard_stats.shard] = shard_stats
             progress.set_detail(_yield(stats.values()))
     progress.update(rows, _yield(stats.values()))
     return [stats[shard] for shard in sorted(stats)]
+
+
+def _require_lease(lease: Lease, output_url: str) -> None:
+    if not lease.is_held:
+        raise StageFailed(
+            f"{output_url}: the lease was lost, because the storage could not be reached for too long.",
+            "Another builder may have taken over; the shards that are finished are kept.",
+            "Run the same command again: it waits for the other one, or goes on.",
+        )
 
 
 def _bound(config: BuildConfig, plans: Sequence[ShardPlan]) -> str:

@@ -36,6 +36,21 @@ class EncodeFormat(StrEnum):
     WEBP = "webp"
 
 
+class IccMode(StrEnum):
+    """What becomes of the colours of a picture with an ICC profile."""
+
+    IGNORE = "ignore"
+    SRGB = "srgb"
+
+
+class HashKind(StrEnum):
+    """The hash of the downloaded bytes that is kept with each sample."""
+
+    MD5 = "md5"
+    SHA256 = "sha256"
+    SHA512 = "sha512"
+
+
 class BuildConfig(Settings):
     """URL list → dataset."""
 
@@ -65,6 +80,12 @@ class BuildConfig(Settings):
     """1–100 for jpg and webp; compression 0–9 for png."""
     skip_reencode: bool = False
     """Store the downloaded bytes as they are when the picture needs no resize and has the wanted format."""
+    icc: IccMode = IccMode.IGNORE
+    """`srgb` converts pictures with an ICC profile to sRGB; `ignore` takes their numbers as they are."""
+    compute_hash: HashKind | None = HashKind.SHA256
+    """md5, sha256 or sha512 of the downloaded bytes, in a column of that name; null for none."""
+    extract_exif: bool = True
+    """Keep the pictures' EXIF tags, as JSON in the column `exif`."""
     timeout: Annotated[float, Field(gt=0, le=3600)] = 10.0
     """Seconds for one whole request, from connecting to the last byte."""
     retries: Annotated[int, Field(ge=0, le=20)] = 2
@@ -79,6 +100,8 @@ class BuildConfig(Settings):
     """Simultaneous connections of one task."""
     connections_per_host: Annotated[int, Field(ge=1, le=1024)] = 16
     """Simultaneous connections of one task to one host."""
+    requests_per_second_per_host: Annotated[float, Field(gt=0)] | None = None
+    """Requests that one task begins in a second on one host; null: as many as the connections allow."""
     min_image_size: Annotated[int, Field(ge=0)] = 0
     """Pictures whose shorter side is below this many pixels are left out."""
     max_image_area: Annotated[float, Field(gt=0)] = float("inf")
@@ -89,6 +112,10 @@ class BuildConfig(Settings):
     """`X-Robots-Tag` directives that are honoured by leaving the picture out."""
     user_agent_token: str | None = None
     """Our name in the User-Agent, for directives that are meant for us alone."""
+    respect_robots_txt: bool = False
+    """Ask each host for its robots.txt first, and leave out what that forbids."""
+    proxy: str | None = None
+    """Proxy for all requests, e.g. http://proxy:3128; it, not diptych, then decides which addresses are asked."""
     allow_private_addresses: list[str] = []
     """Address ranges of private networks that may be asked, e.g. [127.0.0.0/8]."""
     tasks: Annotated[int, Field(ge=1)] | None = None

@@ -1,13 +1,15 @@
 """Streams URL lists of CSV, TSV, JSON, JSON lines and plain text into Parquet."""
 
+import contextlib
 import csv
 import gzip
+import io
 import itertools
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,16 +21,17 @@ BATCH_ROWS = 10_000  # rows held at once, and a row group of the result
 INT64_MAX = 2**63 - 1
 
 Row = dict[str, Any]
+OpenFile = Callable[[], BinaryIO]
 
 
-def convert_to_parquet(path: Path, target: Path, url_col: str) -> None:
-    """Writes the list's rows to `target`. The same file gives the same bytes.
+def convert_to_parquet(name: str, open_file: OpenFile, target: Path, url_col: str) -> None:
+    """Writes the rows of the list called `name` to `target`. The same file gives the same bytes.
 
     CSV and text have columns of strings. JSON's may be whole numbers, numbers or truths; whatever is none of these
     in all rows becomes a string. The file is read twice: first for its columns. Raises InputError with the line.
     """
-    schema = _schema_of(read_list(path, url_col))
-    rows = read_list(path, url_col)
+    schema = _schema_of(read_list(name, open_file, url_col))
+    rows = read_list(name, open_file, url_col)
     with pq.ParquetWriter(target, schema) as writer:
         while batch := list(itertools.islice(rows, BATCH_ROWS)):
             columns = [
@@ -37,33 +40,34 @@ def convert_to_parquet(path: Path, target: Path, url_col: str) -> None:
             writer.write_table(pa.table(columns, schema=schema))
 
 
-def read_list(path: Path, url_col: str) -> Iterator[Row]:
+def read_list(name: str, open_file: OpenFile, url_col: str) -> Iterator[Row]:
     """The rows of a list that is not Parquet, one after another. Raises InputError that names the line."""
-    kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
     try:
-        with _open_text(path) as stream:
-            yield from _READERS[kind](stream, path, url_col)
+        with contextlib.closing(open_file()) as source, _as_text(name, source) as stream:
+            yield from _READERS[_kind(name)](stream, name, url_col)
     except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise _unreadable(path, "", error) from error
+        raise _unreadable(name, "", error) from error
 
 
-def _unreadable(path: Path, place: str, error: Exception) -> InputError:
-    kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
+def _kind(name: str) -> str:
+    return name.lower().removesuffix(".gz").rpartition(".")[2]
+
+
+def _unreadable(path: str, place: str, error: Exception) -> InputError:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return InputError(
-        f"build.input: {path}{place} cannot be read as {kind} ({reason}).",
+        f"build.input: {path}{place} cannot be read as {_kind(path)} ({reason}).",
         "A list is whole, in UTF-8, and of the format that its ending says.",
         "Correct that place, or give the file its true ending.",
     )
 
 
-def _open_text(path: Path) -> IO[str]:
-    if path.suffix.lower() == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return path.open("rt", encoding="utf-8-sig", newline="")
+def _as_text(name: str, source: BinaryIO) -> IO[str]:
+    plain = gzip.open(source) if name.lower().endswith(".gz") else source
+    return io.TextIOWrapper(plain, encoding="utf-8-sig", newline="")
 
 
-def _csv_rows(stream: IO[str], path: Path, delimiter: str) -> Iterator[Row]:
+def _csv_rows(stream: IO[str], path: str, delimiter: str) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)
     reader = csv.reader(stream, delimiter=delimiter, strict=True)
     try:
@@ -87,7 +91,7 @@ def _csv_rows(stream: IO[str], path: Path, delimiter: str) -> Iterator[Row]:
         raise _unreadable(path, f", line {reader.line_num}", error) from error
 
 
-def _json_rows(stream: IO[str], path: Path, _url_col: str) -> Iterator[Row]:
+def _json_rows(stream: IO[str], path: str, _url_col: str) -> Iterator[Row]:
     try:
         rows = json.load(stream)
     except (json.JSONDecodeError, RecursionError) as error:
@@ -102,7 +106,7 @@ def _json_rows(stream: IO[str], path: Path, _url_col: str) -> Iterator[Row]:
         yield _as_object(row, path, f"element {number}")
 
 
-def _json_lines(stream: IO[str], path: Path, _url_col: str) -> Iterator[Row]:
+def _json_lines(stream: IO[str], path: str, _url_col: str) -> Iterator[Row]:
     for number, line in enumerate(stream, 1):
         if not line.isspace():
             try:
@@ -112,7 +116,7 @@ def _json_lines(stream: IO[str], path: Path, _url_col: str) -> Iterator[Row]:
             yield _as_object(row, path, f"line {number}")
 
 
-def _as_object(row: object, path: Path, place: str) -> Row:
+def _as_object(row: object, path: str, place: str) -> Row:
     if not isinstance(row, dict):
         raise InputError(
             f"build.input: {path}, {place} is not an object.", "Each row is a JSON object.", "Correct that row."
@@ -120,13 +124,13 @@ def _as_object(row: object, path: Path, place: str) -> Row:
     return row
 
 
-def _text_rows(stream: IO[str], _path: Path, url_col: str) -> Iterator[Row]:
+def _text_rows(stream: IO[str], _path: str, url_col: str) -> Iterator[Row]:
     for line in stream:
         if not line.isspace():
             yield {url_col: line.rstrip("\r\n")}
 
 
-_READERS: dict[str, Callable[[IO[str], Path, str], Iterator[Row]]] = {
+_READERS: dict[str, Callable[[IO[str], str, str], Iterator[Row]]] = {
     "csv": lambda stream, path, _: _csv_rows(stream, path, ","),
     "tsv": lambda stream, path, _: _csv_rows(stream, path, "\t"),
     "json": _json_rows,

@@ -1,7 +1,9 @@
 """Runs libcurl's transfers on epoll: as many as file descriptors allow, at the cost of those that are active."""
 
 import contextlib
+import os
 import select
+import threading
 import time
 from typing import Any
 
@@ -23,6 +25,10 @@ class CurlLoop:
     def __init__(self, connections: int) -> None:
         self._multi = pycurl.CurlMulti()
         self._poll = select.epoll()
+        self._waker = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poll.register(self._waker, select.EPOLLIN)
+        self._wake_lock = threading.Lock()
+        self._is_closed = False
         self._timer_due: float | None = None
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._on_socket)
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._on_timer)
@@ -37,16 +43,28 @@ class CurlLoop:
         if self._timer_due is not None:
             timeout_s = min(timeout_s, max(0.0, self._timer_due - time.monotonic()))
         for descriptor, events in self._poll.poll(timeout_s):
+            if descriptor == self._waker:
+                os.eventfd_read(self._waker)
+                continue
             self._multi.socket_action(descriptor, _as_curl_events(events))
         if self._timer_due is not None and self._timer_due <= time.monotonic():
             self._timer_due = None
             self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
         return self._ended()
 
+    def wake(self) -> None:
+        """Ends a wait at once; may be called by any thread, also after `close`."""
+        with self._wake_lock:
+            if not self._is_closed:
+                os.eventfd_write(self._waker, 1)
+
     def close(self) -> None:
         """Ends all transfers and connections."""
         self._multi.close()
         self._poll.close()
+        with self._wake_lock:
+            self._is_closed = True
+            os.close(self._waker)
 
     def _ended(self) -> list[tuple[pycurl.Curl, int]]:
         ended: list[tuple[pycurl.Curl, int]] = []

@@ -1,10 +1,8 @@
 """Fetches many URLs at once with one thread and libcurl, each within hard limits; yields each as it ends."""
 
-import heapq
-import itertools
 import random
 import time
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -14,7 +12,10 @@ import pycurl
 from datapipe.addresses import Refusal, clean_url, parse_networks
 from datapipe.config import BuildConfig
 from datapipe.curl_loop import CurlLoop
-from datapipe.retry import retry_delay_s
+from datapipe.host_queue import HostQueues
+from datapipe.resolve import NO_ANSWER, Addresses, Resolver
+from datapipe.retry import asked_delay_s, retry_delay_s
+from datapipe.robots_txt import RobotsRules, robots_url
 from datapipe.status import SampleStatus
 from datapipe.transfer import Transfer, TransferLimits
 
@@ -42,10 +43,15 @@ class FetchResult:
 
 @dataclass(slots=True)
 class _Job:
-    row: int
+    """A URL on its way; `row` is None for a robots.txt."""
+
+    row: int | None
+    first_url: str
     url: str
     host: str
     tries: int = 0
+    hops: int = 0
+    deadline: float = 0.0  # of this try, with all its hops
 
 
 class Fetcher:
@@ -55,19 +61,25 @@ class Fetcher:
     request: while it says yes, requests under way go on and no new ones begin.
     """
 
-    def __init__(self, config: BuildConfig) -> None:
+    def __init__(self, config: BuildConfig, resolver: Resolver | None = None) -> None:
         self._config = config
         self._limits = TransferLimits(
-            timeout_s=config.timeout,
             max_bytes=config.max_download_bytes,
-            max_redirects=config.max_redirects,
             allowed_networks=parse_networks(config.allow_private_addresses),
             disallowed_directives=tuple(config.disallowed_header_directives),
             user_agent_token=config.user_agent_token,
+            proxy=config.proxy,
         )
+        self._resolver = resolver or Resolver()
         self._loop = CurlLoop(config.connections)
         self._spare: list[Transfer] = []
         self._chance = random.Random()  # only for the moment of a retry: no outcome depends on it
+        interval_s = 1 / config.requests_per_second_per_host if config.requests_per_second_per_host else 0.0
+        self._waiting = HostQueues[_Job](config.connections_per_host, interval_s)
+        self._running: dict[pycurl.Curl, tuple[Transfer, _Job]] = {}
+        self._unresolved: list[_Job] = []
+        self._robots = RobotsRules(config.user_agent_token) if config.respect_robots_txt else None
+        self._before_robots: dict[str, list[_Job]] = defaultdict(list)
 
     def __enter__(self) -> "Fetcher":
         return self
@@ -84,102 +96,116 @@ class Fetcher:
 
         What `is_full` raises ends the fetch.
         """
-        waiting = _Waiting(self._config.connections_per_host)
         for request in requests:
             url = clean_url(request.url)
             if isinstance(url, Refusal):
                 yield FetchResult(request.row, url.status, url.message)
             else:
-                waiting.add(_Job(request.row, url, urlsplit(url).netloc))
-        running: dict[pycurl.Curl, tuple[Transfer, _Job]] = {}
-        while waiting or running:
-            while not (is_full and is_full()) and len(running) < self._config.connections:
-                job = waiting.next(time.monotonic())
+                self._waiting.add(_Job(request.row, url, url, urlsplit(url).netloc))
+        while self._waiting or self._running or self._unresolved or self._before_robots:
+            yield from self._start_resolved()
+            while not (is_full and is_full()) and self._under_way() < self._config.connections:
+                job = self._waiting.next(time.monotonic())
                 if job is None:
                     break
-                transfer = self._start(job)
-                running[transfer.handle] = (transfer, job)
-            for handle, code in self._loop.wait(self._patience(waiting, running)):
-                transfer, job = running.pop(handle)
-                waiting.release(job.host)
-                yield from self._finish(transfer, job, code, waiting)
+                yield from self._begin(job)
+            for handle, code in self._loop.wait(self._patience()):
+                transfer, job = self._running.pop(handle)
+                yield from self._finish(transfer, job, code)
 
-    def _start(self, job: _Job) -> Transfer:
-        transfer = self._spare.pop() if self._spare else Transfer(self._limits)
-        transfer.prepare(job.url)
-        job.tries += 1
-        self._loop.add(transfer.handle)
-        return transfer
+    def _under_way(self) -> int:
+        return len(self._running) + len(self._unresolved)
 
-    def _finish(self, transfer: Transfer, job: _Job, code: int, waiting: "_Waiting") -> Iterator[FetchResult]:
+    def _begin(self, job: _Job) -> Iterator[FetchResult]:
+        """Starts the job, whose host has kept a place for it, or puts it with those that wait for something."""
+        if self._robots is not None and job.row is not None and not self._robots.is_known(job.url):
+            self._ask_robots(job)
+        elif self._robots is not None and job.row is not None and not self._robots.allows(job.url):
+            yield from self._end(job, SampleStatus.ROBOTS_TXT, "the site's robots.txt forbids the use")
+        else:
+            if job.hops == 0:
+                job.tries += 1
+                job.deadline = time.monotonic() + self._config.timeout
+            yield from self._start(job)
+
+    def _ask_robots(self, job: _Job) -> None:
+        url = robots_url(job.url)
+        if url not in self._before_robots:
+            self._waiting.add(_Job(None, url, url, job.host))
+        self._before_robots[url].append(job)
+        self._waiting.release(job.host)
+
+    def _start_resolved(self) -> Iterator[FetchResult]:
+        jobs, self._unresolved = self._unresolved, []
+        for job in jobs:
+            yield from self._start(job)
+
+    def _start(self, job: _Job) -> Iterator[FetchResult]:
+        left_s = job.deadline - time.monotonic()
+        # With a proxy it is the proxy that looks names up.
+        host = urlsplit(job.url).hostname or ""
+        answer: Addresses | Refusal | None = () if self._config.proxy else self._resolver.ask(host, self._loop.wake)
+        if answer is None and left_s > 0:
+            self._unresolved.append(job)
+        elif answer is None:
+            yield from self._end(job, NO_ANSWER.status, NO_ANSWER.message)
+        elif isinstance(answer, Refusal):
+            yield from self._end(job, answer.status, answer.message)
+        elif left_s <= 0:
+            yield from self._end(job, SampleStatus.TIMEOUT, "not whole within the time limit")
+        else:
+            transfer = self._spare.pop() if self._spare else Transfer(self._limits)
+            transfer.prepare(job.url, answer, left_s)
+            self._running[transfer.handle] = (transfer, job)
+            self._loop.add(transfer.handle)
+
+    def _finish(self, transfer: Transfer, job: _Job, code: int) -> Iterator[FetchResult]:
         status, message = transfer.outcome(code)
+        target = transfer.redirect_url if code == pycurl.E_OK else None
         body, retry_after = transfer.take_body(), transfer.retry_after
         self._spare.append(transfer)
+        if target is not None:
+            yield from self._follow(job, target)
+        else:
+            yield from self._end(job, status, message, body, retry_after)
+
+    def _follow(self, job: _Job, target: str) -> Iterator[FetchResult]:
+        """Goes to where an answer redirects; the new URL is held to the same rules as the first one."""
+        url = clean_url(target)
+        if job.hops >= self._config.max_redirects:
+            yield from self._end(job, SampleStatus.TOO_MANY_REDIRECTS, "more redirects than allowed")
+        elif isinstance(url, Refusal):
+            yield from self._end(job, url.status, f"redirected: {url.message}")
+        else:
+            self._waiting.release(job.host)
+            job.url, job.host, job.hops = url, urlsplit(url).netloc, job.hops + 1
+            self._waiting.add(job)
+
+    def _end(
+        self, job: _Job, status: SampleStatus, message: str, body: bytes = b"", retry_after: str | None = None
+    ) -> Iterator[FetchResult]:
+        """Gives back the host's place; then the job is tried again, or has ended."""
+        now = time.monotonic()
+        self._waiting.release(job.host)
+        if not status.is_success and (asked := asked_delay_s(retry_after)) is not None:
+            self._waiting.hold(job.host, now + asked)
         delay = retry_delay_s(status, job.tries, self._config.retries, retry_after, self._chance)
-        if delay is None:
+        if delay is not None:
+            job.url, job.host, job.hops = job.first_url, urlsplit(job.first_url).netloc, 0
+            self._waiting.add_later(job, now + delay)
+        elif job.row is not None:
             yield FetchResult(job.row, status, message, body if status.is_success else b"")
         else:
-            waiting.add_later(job, time.monotonic() + delay)
+            self._learn_robots(job, status, body)
 
-    def _patience(self, waiting: "_Waiting", running: dict[pycurl.Curl, tuple[Transfer, _Job]]) -> float:
+    def _learn_robots(self, job: _Job, status: SampleStatus, body: bytes) -> None:
+        assert self._robots is not None
+        self._robots.learn(job.first_url, status, body)
+        for waiting in self._before_robots.pop(job.first_url):
+            self._waiting.add(waiting)
+
+    def _patience(self) -> float:
         """How long to wait for the network: shortly, so that a due retry or a change of `is_full` is seen."""
-        due = waiting.next_due()
-        longest = BUSY_WAIT_S if running else IDLE_WAIT_S
+        due = self._waiting.next_due()
+        longest = BUSY_WAIT_S if self._running or self._unresolved else IDLE_WAIT_S
         return longest if due is None else min(longest, max(0.0, due - time.monotonic()))
-
-
-class _Waiting:
-    """Jobs that are not running: by host, so that a host at its limit holds up no other, and by time of retry."""
-
-    def __init__(self, per_host: int) -> None:
-        self._per_host = per_host
-        self._queues: dict[str, deque[_Job]] = defaultdict(deque)
-        self._ready: deque[str] = deque()  # hosts with a job and a free place, in turn
-        self._is_ready: set[str] = set()
-        self._running: dict[str, int] = defaultdict(int)
-        self._later: list[tuple[float, int, _Job]] = []
-        self._order = itertools.count()
-        self._jobs = 0
-
-    def __bool__(self) -> bool:
-        return self._jobs > 0
-
-    def add(self, job: _Job) -> None:
-        """Puts the job at the end of its host's queue."""
-        self._jobs += 1
-        self._queues[job.host].append(job)
-        self._offer(job.host)
-
-    def add_later(self, job: _Job, due: float) -> None:
-        """Puts the job back until `due`."""
-        self._jobs += 1
-        heapq.heappush(self._later, (due, next(self._order), job))
-
-    def next(self, now: float) -> _Job | None:
-        """The next job that may run, its host's place taken; None when each must wait."""
-        while self._later and self._later[0][0] <= now:
-            self._jobs -= 1
-            self.add(heapq.heappop(self._later)[2])
-        if not self._ready:
-            return None
-        host = self._ready.popleft()
-        self._is_ready.discard(host)
-        job = self._queues[host].popleft()
-        self._jobs -= 1
-        self._running[host] += 1
-        self._offer(host)
-        return job
-
-    def release(self, host: str) -> None:
-        """Gives back a host's place."""
-        self._running[host] -= 1
-        self._offer(host)
-
-    def next_due(self) -> float | None:
-        """When the next retry is due."""
-        return self._later[0][0] if self._later else None
-
-    def _offer(self, host: str) -> None:
-        if host not in self._is_ready and self._queues[host] and self._running[host] < self._per_host:
-            self._ready.append(host)
-            self._is_ready.add(host)

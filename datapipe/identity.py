@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from datapipe.config import BuildConfig
-from datapipe.shard import STATS_SUFFIX
+from datapipe.marker import STATS_SUFFIX
 from datapipe.urls import input_identity
 from infra.errors import ConfigError
 from infra.storage import Storage

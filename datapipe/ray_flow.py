@@ -3,7 +3,7 @@
 import contextlib
 import json
 import logging
-import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -11,36 +11,43 @@ from typing import Any
 
 import ray
 import ray.data
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from datapipe.config import BuildConfig
+from datapipe.image import process_image
+from datapipe.isolation import ProcessImage
+from datapipe.marker import ShardStats
 from datapipe.plan import Piece, ShardPlan
-from datapipe.shard import ShardStats
-from datapipe.shard_task import build_shard
+from datapipe.shard_task import ShardProgress
+from datapipe.shard_worker import ShardWorker
 from infra.errors import StageFailed
 from infra.remote_errors import unwrapped
 from infra.repeat import Repeating
 
-REPORT_EVERY_S = 0.5
+SHOW_EVERY_S = 0.5
+# Shards that a process has begun at once: while the slow hosts of some are waited for, the next keeps the core busy.
+# Long shards need fewer of them.
+OVERLAPPED_ROWS = 30_000
+MIN_OVERLAP, MAX_OVERLAP = 3, 8
 
 
 def run_shard_tasks(
-    plans: Sequence[ShardPlan], config: BuildConfig, on_rows: Callable[[int], None]
+    plans: Sequence[ShardPlan],
+    config: BuildConfig,
+    on_progress: Callable[[ShardProgress], None],
+    process_image: ProcessImage = process_image,
 ) -> Iterator[ShardStats]:
     """Builds the planned shards and yields each one's counts as it is committed.
 
-    `on_rows` is called from another thread with the rows of these shards dealt with so far.
+    `on_progress` is called from another thread with the sum over these shards so far.
     Raises the task's own DiptychError, or StageFailed for what Ray could not get over by trying again.
     """
     _be_quiet()
-    counter = ray.remote(_RowCounter).options(num_cpus=0).remote()
-    work = [{"plan": _plan_to_json(plan)} for plan in plans]
-    tasks = config.tasks or max(1, int(ray.cluster_resources().get("CPU", 1)))
-    shards = ray.data.from_items(work, override_num_blocks=len(work)).map(
-        _run_one, fn_args=(config, counter), num_cpus=1, compute=ray.data.TaskPoolStrategy(size=tasks)
-    )
-    with Repeating(partial(_show_rows, counter, on_rows), every_s=REPORT_EVERY_S, name="build-progress"):
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    record = ray.remote(_BuildRecord).options(num_cpus=0, scheduling_strategy=here).remote()
+    with Repeating(partial(_show, record, on_progress), every_s=SHOW_EVERY_S, name="build-progress"):
         try:
-            for row in shards.iter_rows():
+            for row in _shards(plans, config, record, process_image).iter_rows():
                 yield ShardStats.from_json(row["shard"], row["stats"])
         except (ray.exceptions.RayError, RuntimeError) as error:
             raise unwrapped(error) or StageFailed(
@@ -50,6 +57,27 @@ def run_shard_tasks(
             ) from error
 
 
+def _shards(
+    plans: Sequence[ShardPlan], config: BuildConfig, record: Any, process_image: ProcessImage
+) -> ray.data.Dataset:
+    work = [{"plan": json.dumps(asdict(plan))} for plan in plans]
+    processes = min(len(work), config.tasks or max(1, int(ray.cluster_resources().get("CPU", 1))))
+    overlap = min(MAX_OVERLAP, max(MIN_OVERLAP, OVERLAPPED_ROWS // config.number_sample_per_shard))
+    # No process may take more than its share of a short plan, however early it starts.
+    overlap = min(overlap, -(-len(work) // processes))
+    return ray.data.from_items(work, override_num_blocks=len(work)).map(
+        _RayShardWorker,
+        fn_constructor_args=(config, record, process_image),
+        num_cpus=1,
+        compute=ray.data.ActorPoolStrategy(
+            size=processes,
+            max_tasks_in_flight_per_actor=overlap,
+            max_concurrent_calls_per_actor=overlap,
+            enable_true_multi_threading=True,
+        ),
+    )
+
+
 def _reason(error: BaseException) -> str:
     """The innermost error in one line; its traceback stays with the error that is raised."""
     while isinstance(inner := getattr(error, "cause", None) or error.__cause__, BaseException):
@@ -57,37 +85,53 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
-def _run_one(row: dict[str, Any], config: BuildConfig, counter: Any) -> dict[str, Any]:
-    plan = _plan_from_json(row["plan"])
-    last = 0.0
+class _RayShardWorker:
+    """A process of the pool; several of its calls run at once, in threads."""
 
-    def report(rows: int) -> None:
-        nonlocal last
-        if rows == plan.rows or time.monotonic() - last >= REPORT_EVERY_S:
-            last = time.monotonic()
-            counter.set.remote(plan.shard, rows)
+    def __init__(self, config: BuildConfig, record: Any, process_image: ProcessImage) -> None:
+        self._record = record
+        self._worker = ShardWorker(
+            config,
+            process_image,
+            on_begin=lambda shard: int(ray.get(record.begin.remote(shard))),
+            on_progress=lambda shard, progress: record.set.remote(shard, progress),
+        )
 
-    stats = build_shard(plan, config, report)
-    return {"shard": plan.shard, "stats": stats.to_json()}
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        raw = json.loads(row["plan"])
+        plan = ShardPlan(raw["shard"], tuple(Piece(**piece) for piece in raw["pieces"]))
+        stats = self._worker.build(plan)
+        return {"shard": plan.shard, "stats": stats.to_json()}
 
 
-class _RowCounter:
-    """Adds up the rows of all tasks; a task that is tried again begins its shard's count anew."""
+class _BuildRecord:
+    """Adds up what all tasks have done; a task that is tried again begins its shard's counts anew."""
 
     def __init__(self) -> None:
-        self._rows: dict[int, int] = {}
+        self._progress: dict[int, ShardProgress] = {}
+        self._begun = Counter[int]()
 
-    def set(self, shard: int, rows: int) -> None:
-        self._rows[shard] = rows
+    def begin(self, shard: int) -> int:
+        """How often the shard has been begun before: each time its process died, for an error ends the build."""
+        before = self._begun[shard]
+        self._begun[shard] += 1
+        return before
 
-    def total(self) -> int:
-        return sum(self._rows.values())
+    def set(self, shard: int, progress: ShardProgress) -> None:
+        self._progress[shard] = progress
+
+    def total(self) -> ShardProgress:
+        total = ShardProgress()
+        for progress in self._progress.values():
+            total.status_counts.update(progress.status_counts)
+            total.downloaded_bytes += progress.downloaded_bytes
+        return total
 
 
-def _show_rows(counter: Any, on_rows: Callable[[int], None]) -> None:
+def _show(record: Any, on_progress: Callable[[ShardProgress], None]) -> None:
     # The display is not worth a build: the build's own errors come out of its own calls.
     with contextlib.suppress(ray.exceptions.RayError, RuntimeError):
-        on_rows(ray.get(counter.total.remote(), timeout=10))
+        on_progress(ray.get(record.total.remote(), timeout=10))
 
 
 def _be_quiet() -> None:
@@ -100,12 +144,3 @@ def _be_quiet() -> None:
     for handler in logger.handlers[:]:
         if isinstance(handler, logging.StreamHandler):  # the one for the terminal; the log file's stays
             logger.removeHandler(handler)
-
-
-def _plan_to_json(plan: ShardPlan) -> str:
-    return json.dumps(asdict(plan))
-
-
-def _plan_from_json(text: str) -> ShardPlan:
-    raw = json.loads(text)
-    return ShardPlan(raw["shard"], tuple(Piece(**piece) for piece in raw["pieces"]))

@@ -1,6 +1,7 @@
 """Brings a picture to the wanted size; the modes are img2dataset's."""
 
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -9,7 +10,16 @@ import numpy.typing as npt
 from datapipe.config import BuildConfig, ResizeMode
 
 Pixels = npt.NDArray[np.uint8]  # (height, width, 3)
+Size = tuple[int, int]  # width, height
 WHITE = (255, 255, 255)
+# A picture that shrinks by a factor s < 2 is smoothed by [a, 1-2a, a] in both directions with a = SMOOTHING +
+# SMOOTHING_SLOPE·(s-1), then interpolated with cubics. Fitted on photographs to lie, at every s, within half a decibel
+# of exact antialiased filters, and nearest to averaging over areas, at a third of its time (docs/log.md).
+SMOOTHING = 0.075
+SMOOTHING_SLOPE = 0.16
+SMOOTHED_BY_REDUCTION = 0.05  # what the decoder's own averaging has done of it
+MIN_SHRINK_AFTER_REDUCTION = 1.15  # with less, the decoder's blocks would show
+REDUCTIONS = (8, 4, 2)
 
 
 def needs_resize(width: int, height: int, config: BuildConfig) -> bool:
@@ -19,24 +29,53 @@ def needs_resize(width: int, height: int, config: BuildConfig) -> bool:
     return not config.resize_only_if_bigger or _measured_side(width, height, config) > config.image_size
 
 
-def scaled_size(width: int, height: int, config: BuildConfig) -> tuple[int, int]:
+def scaled_size(width: int, height: int, config: BuildConfig) -> Size:
     """The width and height that a picture of this size is scaled to, before it is cropped or padded."""
     scale = config.image_size / _measured_side(width, height, config)
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def resize(pixels: Pixels, size: tuple[int, int], config: BuildConfig) -> Pixels:
-    """The picture scaled to `size` (width, height), and in the mode's shape; only for those that `needs_resize`."""
-    # Area averaging is free of aliasing when a picture shrinks; it does not interpolate when it grows.
-    interpolation = cv2.INTER_AREA if size[0] < pixels.shape[1] else cv2.INTER_CUBIC
-    scaled = cv2.resize(pixels, size, interpolation=interpolation)
-    return _SHAPES.get(config.resize_mode, _as_it_is)(np.asarray(scaled, dtype=np.uint8), config.image_size)
+def reduction_for(original: Size, size: Size) -> int:
+    """The power of two by which a decoder may shrink a picture of the original size that will get `size`."""
+    for reduction in REDUCTIONS:
+        rest = min(side / wanted for side, wanted in zip(original, size, strict=True)) / reduction
+        if rest >= MIN_SHRINK_AFTER_REDUCTION:
+            return reduction
+    return 1
+
+
+def resize(pixels: Pixels, size: Size, config: BuildConfig, *, reduction: int = 1) -> Pixels:
+    """The picture scaled to `size`, and in the mode's shape; only for those that `needs_resize`.
+
+    `reduction` says by how much the decoder has averaged already.
+    """
+    scaled = _scale(pixels, size, reduction)
+    return _SHAPES.get(config.resize_mode, _as_it_is)(scaled, config.image_size)
 
 
 def _measured_side(width: int, height: int, config: BuildConfig) -> int:
     """The side that `image_size` means."""
     largest = config.resize_mode in (ResizeMode.BORDER, ResizeMode.KEEP_RATIO_LARGEST)
     return max(width, height) if largest else min(width, height)
+
+
+def _scale(pixels: Pixels, size: Size, reduction: int) -> npt.NDArray[Any]:
+    height, width = pixels.shape[:2]
+    across, down = width / size[0], height / size[1]
+    if max(across, down) <= 1:
+        return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_LANCZOS4))
+    if min(across, down) < 1 or max(across, down) >= 2:
+        return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
+    smooth = cv2.sepFilter2D(
+        pixels, -1, _kernel(across, reduction), _kernel(down, reduction), borderType=cv2.BORDER_REPLICATE
+    )
+    return np.asarray(cv2.resize(smooth, size, interpolation=cv2.INTER_CUBIC))
+
+
+def _kernel(shrink: float, reduction: int) -> npt.NDArray[np.float32]:
+    done = SMOOTHED_BY_REDUCTION if reduction > 1 else 0.0
+    share = max(0.0, SMOOTHING - done + SMOOTHING_SLOPE * (shrink - 1))
+    return np.array([share, 1 - 2 * share, share], dtype=np.float32)
 
 
 def _as_it_is(pixels: Pixels, _size: int) -> Pixels:

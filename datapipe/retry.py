@@ -2,12 +2,15 @@
 
 import random
 import re
+import time
+from email.utils import parsedate_to_datetime
 
 from datapipe.status import SampleStatus
 
 # Failures that may pass by themselves; the others would only be asked in vain.
 PASSING = frozenset(
     {
+        SampleStatus.DNS_FAILED,
         SampleStatus.TIMEOUT,
         SampleStatus.CONNECTION_FAILED,
         SampleStatus.PROTOCOL_ERROR,
@@ -25,13 +28,26 @@ def retry_delay_s(
     """Seconds until the next try after `tries` failed ones; None when there is to be none."""
     if status not in PASSING or tries > retries:
         return None
-    if retry_after is not None and re.fullmatch(r"[0-9]+", retry_after.strip()):
-        return min(float(retry_after), MAX_DELAY_S)
+    if (asked := asked_delay_s(retry_after)) is not None:
+        return asked
     # Full jitter, so that the tries of many tasks do not fall together.
     doubled: float = FIRST_DELAY_S * 2 ** (tries - 1)
     return chance.uniform(0.5, 1.0) * min(doubled, MAX_DELAY_S)
 
 
+def asked_delay_s(retry_after: str | None) -> float | None:
+    """The seconds that a `Retry-After` header asks for (RFC 9110, 10.2.3), at most MAX_DELAY_S; None without one."""
+    if retry_after is None:
+        return None
+    if re.fullmatch(r"[0-9]+", text := retry_after.strip()):
+        return min(float(text[:6]), MAX_DELAY_S)
+    try:
+        seconds = parsedate_to_datetime(text).timestamp() - time.time()
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return min(max(0.0, seconds), MAX_DELAY_S)
+
+
 def longest_url_s(timeout_s: float, retries: int) -> float:
-    """The longest that one URL can take, all tries and waits included."""
-    return (retries + 1) * timeout_s + retries * MAX_DELAY_S
+    """The longest that one URL can take, all tries and waits included: also those for which its host is held."""
+    return (retries + 1) * (timeout_s + MAX_DELAY_S)

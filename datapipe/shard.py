@@ -10,25 +10,28 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datapipe.commit import commit_shard
 from datapipe.config import BuildConfig, OutputFormat
 from datapipe.dataset import SHARD_DIGITS, shard_name
+from datapipe.marker import ShardStats
 from datapipe.status import SampleStatus
 from infra.errors import CorruptData
-from infra.storage import Storage, sha256_of_file, unwritable
+from infra.local_files import unwritable
+from infra.staged import StagedFile
+from infra.storage import Storage
 
 TAR_BLOCK_BYTES = 512
 BATCH_ROWS = 1000  # rows whose pictures are held at once
-STATS_SUFFIX = "_stats.json"
 
 
 @dataclass(frozen=True, slots=True)
 class RowOutcome:
-    """What became of a row; the sizes and the hash are there for good ones. The hash is of the downloaded bytes."""
+    """What became of a row; sizes, EXIF and hash are there for good ones. The hash is of the downloaded bytes."""
 
     status: SampleStatus
     message: str = ""
@@ -38,52 +41,8 @@ class RowOutcome:
     height: int | None = None
     original_width: int | None = None
     original_height: int | None = None
-    sha256: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class FileFacts:
-    """A committed file's size and hash."""
-
-    size_bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class ShardStats:
-    """A shard's counts and the files that its marker vouches for."""
-
-    shard: int
-    rows: int
-    status_counts: dict[str, int]
-    files: dict[str, FileFacts]
-
-    @property
-    def samples(self) -> int:
-        """Rows that became samples."""
-        return self.status_counts.get(SampleStatus.SUCCESS.value, 0)
-
-    def to_json(self) -> bytes:
-        """The marker: img2dataset's counts, then sizes and hashes."""
-        resized = sum(n for s, n in self.status_counts.items() if not SampleStatus(s).is_download_failure)
-        value = {
-            "count": self.rows,
-            "successes": self.samples,
-            "failed_to_download": self.rows - resized,
-            "failed_to_resize": resized - self.samples,
-            "status_dict": self.status_counts,
-            "files": {
-                name: {"size_bytes": facts.size_bytes, "sha256": facts.sha256} for name, facts in self.files.items()
-            },
-        }
-        return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
-
-    @classmethod
-    def from_json(cls, shard: int, data: bytes) -> "ShardStats":
-        """Reads a marker. Raises ValueError or KeyError when it is none of ours."""
-        raw = json.loads(data)
-        files = {name: FileFacts(**facts) for name, facts in raw["files"].items()}
-        return cls(shard, raw["count"], raw["status_dict"], files)
+    exif: str | None = None
+    digest: str | None = None
 
 
 class ImageSpool:
@@ -92,10 +51,9 @@ class ImageSpool:
     The file has no name, so that nothing stays behind when the process is killed.
     """
 
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by __exit__
+    def __init__(self, output: Storage) -> None:
+        self._folder = scratch_folder(output)
+        self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - closed by __exit__
         self._end = 0
 
     def __enter__(self) -> "ImageSpool":
@@ -123,6 +81,15 @@ class ImageSpool:
         return self._file.read(length)
 
 
+def scratch_folder(output: Storage) -> Path:
+    """Where this machine keeps a shard's unfinished bytes: in the output itself, or with other temporary files."""
+    if not output.is_local:
+        return Path(tempfile.gettempdir())
+    folder = output.local_path()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def sample_key(shard: int, row: int, rows_per_shard: int) -> str:
     """img2dataset's key: the shard's number, then the row's in as many digits as a full shard needs."""
     digits = len(str(max(1, rows_per_shard - 1))) if rows_per_shard > 1 else 0
@@ -139,25 +106,31 @@ def write_shard(
     if len(outcomes) != table.num_rows:
         raise CorruptData(f"Shard {shard} has {table.num_rows} rows and {len(outcomes)} outcomes.")
     name = shard_name(shard)
-    output.delete(f"{name}{STATS_SUFFIX}")  # a marker from before does not vouch for what comes now
     keys = [sample_key(shard, row, config.number_sample_per_shard) for row in range(table.num_rows)]
-    files: dict[str, FileFacts] = {}
-    offsets: list[int | None] = [None] * table.num_rows
-    if config.output_format is OutputFormat.WEBDATASET:
-        with output.local_writer(f"{name}.tar") as path:
-            offsets = _write_tar(path, table, keys, outcomes, spool, config)
-            files[f"{name}.tar"] = _facts(path)
-    with output.local_writer(f"{name}.parquet") as path:
-        _write_parquet(path, table, keys, outcomes, offsets, spool, config)
-        files[f"{name}.parquet"] = _facts(path)
     counts = Counter(outcome.status.value for outcome in outcomes)
-    stats = ShardStats(shard, table.num_rows, dict(sorted(counts.items())), files)
-    output.write_bytes(f"{name}{STATS_SUFFIX}", stats.to_json())
-    return stats
+    stats = ShardStats(shard, table.num_rows, dict(sorted(counts.items())), {})
+    offsets: list[int | None] = [None] * table.num_rows
+    with contextlib.ExitStack() as stack, disk_errors_explained(output):
+        staged = []
+        if config.output_format is OutputFormat.WEBDATASET:
+            staged.append(stack.enter_context(StagedFile(output, f"{name}.tar")))
+            offsets = _write_tar(staged[-1].stream, table, keys, outcomes, spool, config)
+        staged.append(stack.enter_context(StagedFile(output, f"{name}.parquet")))
+        _write_parquet(staged[-1].stream, table, keys, outcomes, offsets, spool, config)
+        return commit_shard(output, stats, staged)
+
+
+@contextlib.contextmanager
+def disk_errors_explained(output: Storage) -> Iterator[None]:
+    """Raises OutputError for a disk that is full or cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(scratch_folder(output), error) from error
 
 
 def _write_tar(
-    path: Path,
+    stream: BinaryIO,
     table: pa.Table,
     keys: Sequence[str],
     outcomes: Sequence[RowOutcome],
@@ -166,7 +139,7 @@ def _write_tar(
 ) -> list[int | None]:
     """Writes the samples in row order; returns each one's image offset."""
     offsets: list[int | None] = []
-    with path.open("wb") as stream, tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for row, values in enumerate(_row_values(table)):
             outcome = outcomes[row]
             if not outcome.status.is_success:
@@ -176,7 +149,7 @@ def _write_tar(
             _add(tar, f"{keys[row]}.{config.encode_format}", spool.read(outcome.spool_offset, outcome.length))
             if config.caption_col is not None:
                 _add(tar, f"{keys[row]}.txt", (values["caption"] or "").encode("utf-8", "replace"))
-            _add(tar, f"{keys[row]}.json", _sample_json(keys[row], values, outcome))
+            _add(tar, f"{keys[row]}.json", _sample_json(keys[row], values, outcome, config))
     return offsets
 
 
@@ -191,7 +164,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(member, io.BytesIO(data))
 
 
-def _sample_json(key: str, values: dict[str, Any], outcome: RowOutcome) -> bytes:
+def _sample_json(key: str, values: dict[str, Any], outcome: RowOutcome, config: BuildConfig) -> bytes:
     value = {
         **values,
         "key": key,
@@ -201,13 +174,16 @@ def _sample_json(key: str, values: dict[str, Any], outcome: RowOutcome) -> bytes
         "height": outcome.height,
         "original_width": outcome.original_width,
         "original_height": outcome.original_height,
-        "sha256": outcome.sha256,
     }
-    return json.dumps(value, indent=4, default=str, ensure_ascii=True).encode()
+    if config.extract_exif:
+        value["exif"] = outcome.exif
+    if config.compute_hash is not None:
+        value[config.compute_hash.value] = outcome.digest
+    return json.dumps(value, default=str, ensure_ascii=True).encode()
 
 
 def _write_parquet(
-    path: Path,
+    stream: BinaryIO,
     table: pa.Table,
     keys: Sequence[str],
     outcomes: Sequence[RowOutcome],
@@ -219,17 +195,21 @@ def _write_parquet(
         writer: pq.ParquetWriter | None = None
         for start in range(0, table.num_rows, BATCH_ROWS):
             rows = slice(start, start + BATCH_ROWS)
-            part = _with_outcomes(table.slice(start, BATCH_ROWS), keys[rows], outcomes[rows], offsets[rows])
+            part = _with_outcomes(table.slice(start, BATCH_ROWS), keys[rows], outcomes[rows], offsets[rows], config)
             if config.output_format is OutputFormat.PARQUET:
                 images = [spool.read(o.spool_offset, o.length) if o.status.is_success else None for o in outcomes[rows]]
                 part = part.append_column(config.encode_format.value, pa.array(images, pa.binary()))
             if writer is None:
-                writer = stack.enter_context(pq.ParquetWriter(path, part.schema, compression="zstd"))
+                writer = stack.enter_context(pq.ParquetWriter(stream, part.schema, compression="zstd"))
             writer.write_table(part)
 
 
 def _with_outcomes(
-    table: pa.Table, keys: Sequence[str], outcomes: Sequence[RowOutcome], offsets: Sequence[int | None]
+    table: pa.Table,
+    keys: Sequence[str],
+    outcomes: Sequence[RowOutcome],
+    offsets: Sequence[int | None],
+    config: BuildConfig,
 ) -> pa.Table:
     added: list[tuple[str, pa.Array]] = [
         ("status", pa.array([outcome.status.value for outcome in outcomes], pa.string())),
@@ -238,15 +218,15 @@ def _with_outcomes(
         ("height", pa.array([outcome.height for outcome in outcomes], pa.int32())),
         ("original_width", pa.array([outcome.original_width for outcome in outcomes], pa.int32())),
         ("original_height", pa.array([outcome.original_height for outcome in outcomes], pa.int32())),
-        ("sha256", pa.array([outcome.sha256 for outcome in outcomes], pa.string())),
         ("image_offset", pa.array(offsets, pa.int64())),
         ("image_length", pa.array([o.length if o.status.is_success else None for o in outcomes], pa.int64())),
     ]
+    if config.extract_exif:
+        added.insert(-2, ("exif", pa.array([outcome.exif for outcome in outcomes], pa.string())))
+    if config.compute_hash is not None:
+        digests = pa.array([outcome.digest for outcome in outcomes], pa.string())
+        added.insert(-2, (config.compute_hash.value, digests))
     result = table.add_column(0, "key", pa.array(keys, pa.string()))
     for name, values in added:
         result = result.append_column(name, values)
     return result
-
-
-def _facts(path: Path) -> FileFacts:
-    return FileFacts(path.stat().st_size, sha256_of_file(path))

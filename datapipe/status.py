@@ -14,9 +14,11 @@ class SampleStatus(StrEnum):
     ADDRESS_REFUSED = "address_refused"
     # the connection
     HOST_NOT_FOUND = "host_not_found"
+    DNS_FAILED = "dns_failed"
     CONNECTION_FAILED = "connection_failed"
     TLS_FAILED = "tls_failed"
     TIMEOUT = "timeout"
+    LOW_SPEED = "low_speed"
     TOO_MANY_REDIRECTS = "too_many_redirects"
     PROTOCOL_ERROR = "protocol_error"
     # the answer
@@ -28,11 +30,13 @@ class SampleStatus(StrEnum):
     HTTP_5XX = "http_5xx"
     HTTP_OTHER = "http_other"
     OPT_OUT = "opt_out"
+    ROBOTS_TXT = "robots_txt"
     TOO_LARGE = "too_large"
     EMPTY_BODY = "empty_body"
     # the picture
     NOT_AN_IMAGE = "not_an_image"
     BROKEN_IMAGE = "broken_image"
+    DECODER_CRASH = "decoder_crash"
     TOO_MANY_PIXELS = "too_many_pixels"
     TOO_SMALL = "too_small"
     TOO_BIG = "too_big"
@@ -54,6 +58,7 @@ _AFTER_DOWNLOAD = frozenset(
     {
         SampleStatus.NOT_AN_IMAGE,
         SampleStatus.BROKEN_IMAGE,
+        SampleStatus.DECODER_CRASH,
         SampleStatus.TOO_MANY_PIXELS,
         SampleStatus.TOO_SMALL,
         SampleStatus.TOO_BIG,

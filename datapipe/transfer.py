@@ -3,27 +3,30 @@
 import io
 import socket
 import ssl
+import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
+from urllib.parse import urlsplit
 
 import pycurl
 
 from datapipe.addresses import Network, may_be_asked
+from datapipe.resolve import Addresses
 from datapipe.robots import is_opt_out
 from datapipe.status import SampleStatus
 
-LOW_SPEED_BYTES_S = 256  # a server that sends less than this for so long is dropped before a long time limit ends
-LOW_SPEED_TIME_S = 20
+# A server that drips its answer for so long is dropped before the time limit: it would drip again.
+LOW_SPEED_BYTES_S = 1024
+LOW_SPEED_TIME_S = 3.0
+REDIRECTS = frozenset({301, 302, 303, 307, 308})  # RFC 9110, 15.4
 USER_AGENT = f"Mozilla/5.0 (compatible; diptych/{version('diptych')})"
 
 STATUS_OF_CURL_ERROR = {
-    pycurl.E_UNSUPPORTED_PROTOCOL: (SampleStatus.SCHEME_REFUSED, "a redirect leads to a scheme that is not asked"),
     pycurl.E_URL_MALFORMAT: (SampleStatus.URL_MALFORMED, "the URL cannot be parsed"),
     pycurl.E_COULDNT_RESOLVE_HOST: (SampleStatus.HOST_NOT_FOUND, "the host's name has no address"),
     pycurl.E_COULDNT_CONNECT: (SampleStatus.CONNECTION_FAILED, "the connection could not be made"),
     pycurl.E_OPERATION_TIMEDOUT: (SampleStatus.TIMEOUT, "not whole within the time limit"),
-    pycurl.E_TOO_MANY_REDIRECTS: (SampleStatus.TOO_MANY_REDIRECTS, "more redirects than allowed"),
     pycurl.E_SSL_CONNECT_ERROR: (SampleStatus.TLS_FAILED, "the TLS connection could not be made"),
     pycurl.E_PEER_FAILED_VERIFICATION: (SampleStatus.TLS_FAILED, "the TLS certificate is not valid"),
 }
@@ -34,12 +37,11 @@ PROTOCOL_ERROR = (SampleStatus.PROTOCOL_ERROR, "the answer was cut or is not HTT
 class TransferLimits:
     """What every request is held to."""
 
-    timeout_s: float
     max_bytes: int
-    max_redirects: int
     allowed_networks: tuple[Network, ...]
     disallowed_directives: tuple[str, ...]
     user_agent_token: str | None
+    proxy: str | None
 
 
 class Transfer:
@@ -52,17 +54,29 @@ class Transfer:
         self._forget()
         self._set_options()
 
-    def prepare(self, url: str) -> None:
-        """Makes the handle ready for this URL."""
+    def prepare(self, url: str, addresses: Addresses, timeout_s: float) -> None:
+        """Makes the handle ready for this URL, to end within `timeout_s`; without `addresses` a proxy knows them."""
         self._forget()
         self.handle.setopt(pycurl.URL, url)
+        if addresses:
+            self.handle.setopt(pycurl.RESOLVE, [resolve_entry(url, addresses)])
+        self.handle.setopt(pycurl.TIMEOUT_MS, max(1, int(timeout_s * 1000)))
+        self.handle.setopt(pycurl.CONNECTTIMEOUT_MS, max(1, int(timeout_s * 1000)))
+
+    @property
+    def redirect_url(self) -> str | None:
+        """Where an answer that is a redirect leads; None for other answers. Empty when that is no URL."""
+        if int(self.handle.getinfo(pycurl.RESPONSE_CODE)) not in REDIRECTS or not self._has_location:
+            return None
+        target = self.handle.getinfo_raw(pycurl.REDIRECT_URL) or b""
+        return str(target.decode("utf-8", "replace"))
 
     def outcome(self, curl_code: int) -> tuple[SampleStatus, str]:
         """What the ended transfer counts as, with a text that is the same on every try."""
         if self._too_large or curl_code == pycurl.E_FILESIZE_EXCEEDED:
             return SampleStatus.TOO_LARGE, f"more than {self._limits.max_bytes} bytes"
-        if curl_code == pycurl.E_UNSUPPORTED_PROTOCOL and not self._is_redirect():
-            return PROTOCOL_ERROR  # libcurl's word for HTTP/0.9 too
+        if self._is_slow:
+            return SampleStatus.LOW_SPEED, f"less than {LOW_SPEED_BYTES_S} bytes a second"
         if self._address_refused and curl_code == pycurl.E_COULDNT_CONNECT:
             return SampleStatus.ADDRESS_REFUSED, "the host's address is private"
         if curl_code != pycurl.E_OK:
@@ -86,16 +100,15 @@ class Transfer:
         """Frees the handle."""
         self.handle.close()
 
-    def _is_redirect(self) -> bool:
-        return 300 <= int(self.handle.getinfo(pycurl.RESPONSE_CODE)) < 400
-
     def _forget(self) -> None:
         self._body = io.BytesIO()
         self._received = 0
         self._robots: list[str] = []
         self.retry_after: str | None = None
-        self._too_large = False
+        self._has_location = False
+        self._too_large = self._is_slow = False
         self._address_refused = False
+        self._body_began = 0.0
 
     def _set_options(self) -> None:
         handle, limits = self.handle, self._limits
@@ -103,24 +116,19 @@ class Transfer:
         handle.setopt(pycurl.USERAGENT, USER_AGENT + token)
         handle.setopt(pycurl.HTTPHEADER, ["Accept: image/*,*/*;q=0.5", "Accept-Encoding: identity"])
         handle.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
-        handle.setopt(pycurl.REDIR_PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
         handle.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
-        handle.setopt(pycurl.FOLLOWLOCATION, True)
-        handle.setopt(pycurl.MAXREDIRS, limits.max_redirects)
-        handle.setopt(pycurl.TIMEOUT_MS, int(limits.timeout_s * 1000))
-        handle.setopt(pycurl.CONNECTTIMEOUT_MS, int(limits.timeout_s * 1000))
-        handle.setopt(pycurl.LOW_SPEED_LIMIT, LOW_SPEED_BYTES_S)
-        handle.setopt(pycurl.LOW_SPEED_TIME, LOW_SPEED_TIME_S)
+        # Each hop is a request of its own: its URL, host, address and limits are looked at like the first one's.
+        handle.setopt(pycurl.FOLLOWLOCATION, False)
         handle.setopt(pycurl.MAXFILESIZE_LARGE, limits.max_bytes)
-        handle.setopt(pycurl.DNS_CACHE_TIMEOUT, 600)
         handle.setopt(pycurl.NOSIGNAL, True)
         authorities = ssl.get_default_verify_paths().cafile
         if authorities is not None:
             # The wheel's libcurl knows only the place that they have on the system it was built on.
             handle.setopt(pycurl.CAINFO, authorities)
         # What the environment says of proxies is not for a crawler's many hosts, and would get round the address check.
-        handle.setopt(pycurl.PROXY, "")
-        handle.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
+        handle.setopt(pycurl.PROXY, limits.proxy or "")
+        if limits.proxy is None:
+            handle.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
         handle.setopt(pycurl.HEADERFUNCTION, self._on_header)
         handle.setopt(pycurl.WRITEFUNCTION, self._on_body)
 
@@ -135,8 +143,8 @@ class Transfer:
 
     def _on_header(self, line: bytes) -> None:
         if line.startswith(b"HTTP/"):
-            # A new answer begins: after a redirect only the last one's headers count.
-            self._robots, self.retry_after = [], None
+            # A new answer begins: what came before was an informational one.
+            self._robots, self.retry_after, self._has_location = [], None, False
             return
         name, _, value = line.partition(b":")
         match name.strip().lower():
@@ -144,14 +152,32 @@ class Transfer:
                 self._robots.append(value.decode("latin-1").strip())
             case b"retry-after":
                 self.retry_after = value.decode("latin-1").strip()
+            case b"location":
+                self._has_location = True
 
     def _on_body(self, chunk: bytes) -> int | None:
         self._received += len(chunk)
         if self._received > self._limits.max_bytes:
             self._too_large = True
             return -1
+        now = time.monotonic()
+        self._body_began = self._body_began or now
+        self._is_slow = (
+            now - self._body_began > LOW_SPEED_TIME_S and self._received < (now - self._body_began) * LOW_SPEED_BYTES_S
+        )
+        if self._is_slow:
+            return -1
         self._body.write(chunk)
         return None
+
+
+def resolve_entry(url: str, addresses: Addresses) -> str:
+    """libcurl's `host:port:address,…`. Source: https://curl.se/libcurl/c/CURLOPT_RESOLVE.html"""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    quoted = (f"[{address}]" if ":" in address else address for address in addresses)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"{host}:{port}:{','.join(quoted)}"
 
 
 def _status_of_http(code: int) -> SampleStatus:

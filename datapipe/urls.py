@@ -1,9 +1,8 @@
-"""Finds the files of a URL list and opens them as Parquet with the columns that a build needs."""
+"""Opens the files of a URL list as Parquet with the columns that a build needs."""
 
 import difflib
-import glob
 import hashlib
-import os
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,14 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datapipe.config import BuildConfig
-from datapipe.convert import TEXT_FORMATS, convert_to_parquet, read_list
+from datapipe.convert import convert_to_parquet, read_list
+from datapipe.input_files import ListFile, find_input_files
 from datapipe.plan import InputFile
 from infra.errors import ConfigError, InputError
-from infra.storage import LocalWriter, sha256_of_file, storage_of
+from infra.storage import storage_of
 
 CONVERTED_FOLDER = "_input"
 WHOLE_HASH_BYTES = 256 << 20
-FORMATS = ("parquet", *TEXT_FORMATS)
 # Columns that a build writes itself; one of the list with such a name would be lost.
 OWN_COLUMNS = frozenset(
     {
@@ -31,7 +30,9 @@ OWN_COLUMNS = frozenset(
         "height",
         "original_width",
         "original_height",
+        "md5",
         "sha256",
+        "sha512",
         "exif",
         "image_offset",
         "image_length",
@@ -48,42 +49,14 @@ def resolved(config: BuildConfig) -> BuildConfig:
     Paths are absolute; a list of plain text alone has no captions. Raises InputError when no file is there.
     """
     files = find_input_files(config.input)
-    has_captions = any(_format_of(file) != "txt" for file in files)
+    has_captions = any(file.format != "txt" for file in files)
     return config.model_copy(
         update={
-            "input": os.path.abspath(os.path.expanduser(config.input)),
+            "input": storage_of(config.input).url,
             "output": storage_of(config.output).url,
             "caption_col": config.caption_col if has_captions else None,
         }
     )
-
-
-def find_input_files(pattern: str) -> list[Path]:
-    """The list's files, sorted: a file, all files of a folder with a known ending, or a glob.
-
-    Raises InputError when there is none or one has an unknown ending.
-    """
-    path = Path(pattern).expanduser().absolute()
-    if path.is_dir():
-        found = sorted(entry for entry in path.iterdir() if entry.is_file() and _format_of(entry))
-    elif path.is_file():
-        found = [path]
-    else:
-        found = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
-    if not found:
-        raise InputError(
-            f"build.input: {pattern} names no file.",
-            f"Allowed are a file, a folder or a glob of {', '.join(FORMATS)} files (text also as .gz).",
-            "Check the path; a relative one is meant from where the command runs.",
-        )
-    for file in found:
-        if not _format_of(file):
-            raise InputError(
-                f"build.input: {file} has an ending that is not known.",
-                f"Allowed are {', '.join(FORMATS)}, of text also .gz.",
-                "Rename or convert the file.",
-            )
-    return found
 
 
 def open_url_list(config: BuildConfig) -> list[InputFile]:
@@ -91,7 +64,7 @@ def open_url_list(config: BuildConfig) -> list[InputFile]:
 
     Raises InputError for unreadable files and ConfigError for missing columns.
     """
-    opened = [_open(_as_parquet(path, config), path, config) for path in find_input_files(config.input)]
+    opened = [_open(_as_parquet(file, config), file, config) for file in find_input_files(config.input)]
     _require_rows(sum(file.rows for file in opened), config)
     _remove_other_conversions({file.path for file in opened}, config)
     return opened
@@ -103,20 +76,19 @@ def check_input(config: BuildConfig) -> int:
     Nothing is converted or written. Raises UserError for missing and unreadable files and missing columns.
     """
     rows = 0
-    for path in find_input_files(config.input):
-        is_parquet = _format_of(path) == "parquet"
-        rows += _open(path, path, config).rows if is_parquet else _check_text_list(path, config)
+    for file in find_input_files(config.input):
+        rows += _open(file, file, config).rows if file.format == "parquet" else _check_text_list(file, config)
     _require_rows(rows, config)
     return rows
 
 
-def _check_text_list(path: Path, config: BuildConfig) -> int:
+def _check_text_list(file: ListFile, config: BuildConfig) -> int:
     rows, names = 0, dict[str, None]()
-    for row in read_list(path, config.url_col):
+    for row in read_list(file.url, file.open_stream, config.url_col):
         rows += 1
         names.update(dict.fromkeys(row))
     if rows:
-        check_columns(list(names), str(path), config)
+        check_columns(list(names), file.url, config)
     return rows
 
 
@@ -161,23 +133,20 @@ def input_identity(config: BuildConfig) -> str:
     Of large Parquet files only the footer is read, which has every column chunk's size, place and extremes.
     """
     digest = hashlib.sha256()
-    for path in find_input_files(config.input):
-        size = path.stat().st_size
-        digest.update(f"{_format_of(path)} {size} ".encode())
-        if _format_of(path) == "parquet" and size > WHOLE_HASH_BYTES:
-            digest.update(_footer(path))
+    for file in find_input_files(config.input):
+        size = file.size_bytes
+        digest.update(f"{file.format} {size} ".encode())
+        if file.format == "parquet" and size > WHOLE_HASH_BYTES:
+            digest.update(_footer(file, size))
         else:
-            digest.update(sha256_of_file(path).encode())
+            digest.update(file.sha256().encode())
     return digest.hexdigest()
 
 
-def _footer(path: Path) -> bytes:
+def _footer(file: ListFile, size: int) -> bytes:
     """The metadata at the end of a Parquet file; before the magic stands its length, little-endian."""
-    with path.open("rb") as stream:
-        stream.seek(-8, os.SEEK_END)
-        length = int.from_bytes(stream.read(4), "little")
-        stream.seek(-8 - length, os.SEEK_END)
-        return stream.read(length)
+    length = int.from_bytes(file.storage.read_range(file.name, size - 8, 4), "little")
+    return file.storage.read_range(file.name, size - 8 - length, length)
 
 
 def _require_rows(rows: int, config: BuildConfig) -> None:
@@ -187,37 +156,36 @@ def _require_rows(rows: int, config: BuildConfig) -> None:
         )
 
 
-def _format_of(path: Path) -> str | None:
-    name = path.name.lower()
-    ending = name.removesuffix(".gz").rpartition(".")[2]
-    return ending if ending in (TEXT_FORMATS if name.endswith(".gz") else FORMATS) else None
-
-
-def _as_parquet(path: Path, config: BuildConfig) -> Path:
+def _as_parquet(file: ListFile, config: BuildConfig) -> ListFile:
     """The file itself if it is Parquet; else its conversion, made now unless a former start made it."""
-    if _format_of(path) == "parquet":
-        return path
-    identity = hashlib.sha256(f"{sha256_of_file(path)} {config.url_col}".encode()).hexdigest()[:16]
-    target = storage_of(config.output).local_path(CONVERTED_FOLDER) / f"{path.name}.{identity}.parquet"
-    if not target.exists():
-        with LocalWriter(target) as temporary:
-            convert_to_parquet(path, temporary, config.url_col)
+    if file.format == "parquet":
+        return file
+    identity = hashlib.sha256(f"{file.sha256()} {config.url_col}".encode()).hexdigest()[:16]
+    folder = storage_of(config.output).at(CONVERTED_FOLDER)
+    target = ListFile(folder, f"{file.name}.{identity}.parquet")
+    if not folder.exists(target.name):
+        with tempfile.TemporaryDirectory(prefix="diptych-") as scratch:
+            temporary = folder.local_path() / f".{target.name}.partial" if folder.is_local else Path(scratch) / "list"
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            convert_to_parquet(file.url, file.open_stream, temporary, config.url_col)
+            folder.put_file(temporary, target.name)
     return target
 
 
 def _remove_other_conversions(used: set[str], config: BuildConfig) -> None:
     """Those of a list that was corrected before its first shard."""
-    folder = storage_of(config.output).local_path(CONVERTED_FOLDER)
-    for path in folder.glob("*.parquet"):
-        if str(path) not in used:
-            path.unlink()
+    folder = storage_of(config.output).at(CONVERTED_FOLDER)
+    for entry in folder.list_files():
+        if ListFile(folder, entry.path).url not in used:
+            folder.delete(entry.path)
 
 
-def _open(parquet: Path, source: Path, config: BuildConfig) -> InputFile:
+def _open(parquet: ListFile, source: ListFile, config: BuildConfig) -> InputFile:
     """Reads the file's metadata alone. Errors name the file that the user gave."""
     try:
-        metadata = pq.read_metadata(parquet)
-        schema = metadata.schema.to_arrow_schema()
+        with parquet.open_random() as stream:
+            metadata = pq.read_metadata(stream)
+            schema = metadata.schema.to_arrow_schema()
     except (OSError, pa.ArrowException) as error:
         raise InputError(
             f"build.input: {source} cannot be read as Parquet ({(str(error).splitlines() or [''])[0]}).",
@@ -225,12 +193,12 @@ def _open(parquet: Path, source: Path, config: BuildConfig) -> InputFile:
             "Write it anew, or give it its true ending.",
         ) from error
     if metadata.num_rows:
-        check_columns(schema.names, str(source), config)
+        check_columns(schema.names, source.url, config)
         _check_text(schema, source, config)
-    return InputFile(str(parquet), metadata.num_rows)
+    return InputFile(parquet.url, metadata.num_rows)
 
 
-def _check_text(schema: pa.Schema, source: Path, config: BuildConfig) -> None:
+def _check_text(schema: pa.Schema, source: ListFile, config: BuildConfig) -> None:
     for key, name in (("url_col", config.url_col), ("caption_col", config.caption_col)):
         kind = schema.field(name).type if name is not None else pa.string()
         value = kind.value_type if pa.types.is_dictionary(kind) else kind

@@ -6,7 +6,7 @@ from enum import StrEnum
 import pyarrow.compute as pc
 
 from datapipe.dataset import Dataset, shard_name
-from datapipe.shard import STATS_SUFFIX, ShardStats
+from datapipe.marker import STATS_SUFFIX, ShardStats
 from datapipe.status import SampleStatus
 from infra.storage import sha256_in
 

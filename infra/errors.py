@@ -8,6 +8,7 @@ DiptychError                 root; prints as its own two or three lines, without
 │   └── MachineError         a port, address or device of this machine is not as needed
 └── RunError                 the work itself failed: exit code 1
     ├── StageFailed          a stage of a run ended without its result
+    ├── StorageFailed        a storage did not answer, or failed, for longer than is waited for
     └── CorruptData          committed bytes differ from what their marker vouches for
 """
 
@@ -58,6 +59,10 @@ class RunError(DiptychError):
 
 class StageFailed(RunError):
     """A stage ended without its result."""
+
+
+class StorageFailed(RunError):
+    """A storage failed for longer than it is tried again."""
 
 
 class CorruptData(RunError):

@@ -1,4 +1,4 @@
-"""Lets one process at a time drive a folder; the operating system lets go of it when that process dies."""
+"""Lets one process at a time drive a place; another one waits, and takes over when the first has ended or died."""
 
 import contextlib
 import fcntl
@@ -6,65 +6,127 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from typing import IO
 
-from infra.errors import MachineError
+from infra.conditions import honours_conditions
+from infra.object_lease import ObjectLease
 from infra.storage import Storage
 
 LEASE_FILE = "lease.json"
+LOOK_EVERY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who drives the folder: process, host, and since when (Unix seconds)."""
+    """Who drives the place: process, host, and since when (Unix seconds)."""
 
     pid: int
     host: str
     since: float
 
+    def __str__(self) -> str:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
+        return f"process {self.pid} on {self.host}, since {since}"
+
+
+class Lease:
+    """Holding a place; ask `is_held` before doing what only its driver may do."""
+
+    def __init__(self, is_held: Callable[[], bool]) -> None:
+        self._is_held = is_held
+
+    @property
+    def is_held(self) -> bool:
+        """Whether nobody can have taken the place over meanwhile."""
+        return self._is_held()
+
 
 @contextlib.contextmanager
-def hold(folder: Storage) -> Iterator[None]:
-    """Holds the folder's lease for the length of the block; a kill frees it at once.
+def hold(place: Storage, say: Callable[[str], None]) -> Iterator[Lease]:
+    """Holds the place for the length of the block; leaves no file there. Waits while another process holds it.
 
-    Raises MachineError when another living process has it.
+    A local folder is freed by the operating system when its holder dies; in S3 others wait until a dead holder's
+    lease has expired. `say` is told whom it waits for, and when a storage cannot keep two drivers apart.
+    Raises OutputError and StorageFailed.
     """
-    path = folder.local_path(LEASE_FILE)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Locks of flock belong to the open file, so the file itself stays: removing it would let two drivers in.
-    with path.open("a+") as file:
+    me = Holder(os.getpid(), socket.gethostname(), time.time())
+    if place.is_local:
+        with _locked(place, me, say):
+            yield Lease(lambda: True)
+    elif place.s3 is not None and honours_conditions(place.url):
+        lease = ObjectLease(place.s3, LEASE_FILE, _to_json(me))
+        lease.acquire(lambda data: _say_waiting(place, data, say))
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise MachineError(
-                f"{folder.url} is being driven by another diptych ({_describe(_read(folder))}).",
-                "One process at a time may work in a folder.",
-                "Wait for it, watch it with `diptych status`, or stop it first.",
-            ) from error
-        file.truncate(0)
-        file.write(json.dumps(asdict(Holder(os.getpid(), socket.gethostname(), time.time()))))
-        file.flush()
-        yield
+            yield Lease(lambda: lease.is_held)
+        finally:
+            lease.release()
+    else:
+        say(f"{place.url} has no conditional writes: take care that nobody else writes there meanwhile.")
+        yield Lease(lambda: True)
 
 
-def holder_of(folder: Storage) -> Holder | None:
-    """The living process that drives the folder, or None."""
-    path = folder.local_path(LEASE_FILE)
-    if not path.exists():
-        return None
-    with path.open("r") as file:
-        try:
+def holder_of(place: Storage) -> Holder | None:
+    """The living process that drives a local place, or None."""
+    path = place.local_path(LEASE_FILE)
+    try:
+        with path.open("r") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return _read(folder)
+    except FileNotFoundError:
+        return None
+    except BlockingIOError:
+        return _from_json(place.local_path(LEASE_FILE).read_bytes())
     return None
 
 
-def _read(folder: Storage) -> Holder | None:
-    text = folder.local_path(LEASE_FILE).read_text()
-    return Holder(**json.loads(text)) if text else None
+@contextlib.contextmanager
+def _locked(place: Storage, me: Holder, say: Callable[[str], None]) -> Iterator[None]:
+    path = place.local_path(LEASE_FILE)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    is_told = False
+    while (file := _try_lock(place)) is None:
+        if not is_told:
+            with contextlib.suppress(FileNotFoundError):
+                _say_waiting(place, path.read_bytes(), say)
+                is_told = True
+        time.sleep(LOOK_EVERY_S)
+    with file:
+        file.truncate(0)
+        file.write(_to_json(me).decode())
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
-def _describe(holder: Holder | None) -> str:
-    return f"process {holder.pid} on {holder.host}" if holder else "a process that has just started"
+def _try_lock(place: Storage) -> IO[str] | None:
+    """The locked file; None while another process has it. flock belongs to the open file and not to its name."""
+    path = place.local_path(LEASE_FILE)
+    file = path.open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            return file
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    file.close()
+    return None
+
+
+def _say_waiting(place: Storage, data: bytes, say: Callable[[str], None]) -> None:
+    holder = _from_json(data)
+    say(
+        f"{place.url} is being driven by another diptych ({holder or 'one that has just started'}).\n"
+        "Waiting until it ends or dies; Ctrl-C leaves it alone."
+    )
+
+
+def _to_json(holder: Holder) -> bytes:
+    return json.dumps(asdict(holder)).encode()
+
+
+def _from_json(data: bytes) -> Holder | None:
+    """None for a file that its holder has not written yet."""
+    return Holder(**json.loads(data)) if data else None

@@ -1,38 +1,32 @@
-"""Reads and writes whole files under one root, on local disk or an object store, through pyarrow.fs."""
+"""Reads and writes whole files under one root: on local disk, in S3, or wherever pyarrow.fs reaches."""
 
-import errno
 import hashlib
-import os
+import io
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from infra.errors import InputError, OutputError
+from infra.files import FileEntry
+from infra.local_files import TEMPORARY_SUFFIX, LocalWriter
+from infra.s3_objects import S3Objects
 from infra.settings import absolute_place
 
-TEMPORARY_SUFFIX = ".partial"
-HASH_CHUNK_BYTES = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class FileEntry:
-    """A file in storage: its path below the root, with `/`, and its size."""
-
-    path: str
-    size_bytes: int
+HASH_CHUNK_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Storage:
     """Files under one root. Cheap to make and to pickle: it is its URL.
 
-    `url` is a local path or an address that pyarrow.fs knows (`s3://bucket/prefix`, `gs://…`).
+    `url` is a local path, `s3://bucket/prefix`, or another address that pyarrow.fs knows (`gs://…`, `hdfs://…`).
     Every write is atomic: a reader sees the whole file or none. Paths are relative to the root, with `/`.
     """
 
@@ -42,6 +36,11 @@ class Storage:
     def is_local(self) -> bool:
         """Whether the files lie on this machine's file system."""
         return "://" not in self.url
+
+    @property
+    def s3(self) -> S3Objects | None:
+        """The storage as objects of S3, with conditional writes; None for others."""
+        return S3Objects(self.url) if self.url.startswith("s3://") else None
 
     def at(self, path: str) -> "Storage":
         """The storage whose root is `path` below this one's."""
@@ -59,50 +58,71 @@ class Storage:
 
     def read_bytes(self, path: str) -> bytes:
         """The whole file. Raises FileNotFoundError when there is none."""
+        if self.is_local:
+            return self.local_path(path).read_bytes()
+        if self.s3 is not None:
+            return self.s3.read_bytes(path)
         with self.open_input(path) as stream:
             return bytes(stream.read())
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
         """`length` bytes from `offset`; fewer only at the end of the file."""
+        if self.s3 is not None:
+            return self.s3.read_range(path, offset, length)
         with self.open_input(path) as stream:
             return bytes(stream.read_at(length, offset))
 
     def open_input(self, path: str) -> pa.NativeFile:
         """Opens the file for random reads. Raises FileNotFoundError when there is none."""
+        if self.s3 is not None:
+            return pa.PythonFile(self.s3.open_input(path), mode="r")
         filesystem, root = _filesystem(self.url)
         return filesystem.open_input_file(_join(root, path))
 
-    def size_bytes(self, path: str) -> int | None:
-        """The file's size, or None when there is no such file."""
+    def open_stream(self, path: str) -> BinaryIO:
+        """Opens the file for reading from its start, in large steps. Raises FileNotFoundError when there is none."""
+        if self.is_local:
+            return self.local_path(path).open("rb")
+        if self.s3 is not None:
+            return io.BufferedReader(self.s3.open_input(path), HASH_CHUNK_BYTES)  # type: ignore[type-var]
+        stream: BinaryIO = self.open_input(path)
+        return stream
+
+    def info(self, path: str) -> FileEntry | None:
+        """The file's size and version, or None when there is no such file."""
+        if self.s3 is not None:
+            return self.s3.info(path)
         filesystem, root = _filesystem(self.url)
         info = filesystem.get_file_info(_join(root, path))
-        return info.size if info.type == pafs.FileType.File else None
+        return FileEntry(path, info.size) if info.type == pafs.FileType.File else None
+
+    def size_bytes(self, path: str) -> int | None:
+        """The file's size, or None when there is no such file."""
+        info = self.info(path)
+        return info.size_bytes if info else None
 
     def exists(self, path: str) -> bool:
         """Whether a file (not a folder) is there."""
-        return self.size_bytes(path) is not None
+        return self.info(path) is not None
 
     def list_files(self, folder: str = "", *, recursive: bool = False) -> list[FileEntry]:
         """The files below `folder`, sorted by path, unfinished ones left out; empty when there is no folder."""
-        filesystem, root = _filesystem(self.url)
-        selector = pafs.FileSelector(_join(root, folder), allow_not_found=True, recursive=recursive)
-        prefix = f"{root.rstrip('/')}/"
-        entries = [
-            FileEntry(info.path.removeprefix(prefix), info.size)
-            for info in filesystem.get_file_info(selector)
-            if info.type == pafs.FileType.File and not info.base_name.endswith(TEMPORARY_SUFFIX)
-        ]
-        return sorted(entries, key=lambda entry: entry.path)
+        listed = self.s3.list_files(folder, recursive=recursive) if self.s3 else self._list(folder, recursive)
+        return sorted(listed, key=lambda entry: entry.path)
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Writes the whole file, atomically and durably. Raises OutputError when the place can't be written."""
-        if not self.is_local:
-            self._write_remote(path, data)
-            return
-        with self.local_writer(path) as temporary:
-            temporary.write_bytes(data)
+        if self.s3 is not None:
+            self.s3.write_bytes(path, data)
+        elif self.is_local:
+            with self.local_writer(path) as temporary:
+                temporary.write_bytes(data)
+        else:
+            filesystem, root = _filesystem(self.url)
+            with filesystem.open_output_stream(_join(root, path)) as stream:
+                stream.write(data)
 
-    def local_writer(self, path: str) -> "LocalWriter":
+    def local_writer(self, path: str) -> LocalWriter:
         """A `with` block that gives a temporary path; leaving it without an error puts it at `path`."""
         return LocalWriter(self.local_path(path))
 
@@ -112,39 +132,59 @@ class Storage:
             with self.local_writer(path) as temporary:
                 shutil.move(source, temporary)
             return
-        self._write_remote(path, source.read_bytes())
+        with source.open("rb") as stream:
+            self.put_stream(stream, path)
         source.unlink()
+
+    def put_stream(self, source: BinaryIO, path: str) -> str | None:
+        """Copies a seekable file to `path` of a storage that is not local; returns its version."""
+        if self.s3 is not None:
+            return self.s3.write_file(path, source)
+        filesystem, root = _filesystem(self.url)
+        source.seek(0)
+        with filesystem.open_output_stream(_join(root, path)) as stream:
+            shutil.copyfileobj(source, stream)
+        return None
 
     def delete(self, path: str) -> None:
         """Removes the file; one that is not there is fine."""
-        filesystem, root = _filesystem(self.url)
-        if self.exists(path):
+        if self.s3 is not None:
+            self.s3.delete([path])
+        elif self.exists(path):
+            filesystem, root = _filesystem(self.url)
             filesystem.delete_file(_join(root, path))
 
     def delete_folder(self, folder: str) -> None:
         """Removes the folder with all it holds; one that is not there is fine."""
+        if self.s3 is not None:
+            self.s3.delete([entry.path for entry in self.list_files(folder, recursive=True)])
+            return
         filesystem, root = _filesystem(self.url)
         if filesystem.get_file_info(_join(root, folder)).type == pafs.FileType.Directory:
             filesystem.delete_dir(_join(root, folder))
 
     def sweep_unfinished(self) -> int:
-        """Removes what writers that were killed left behind in this folder; returns how many files."""
-        if not self.is_local:
-            return 0
-        leftovers = list(self.local_path().glob(f".*{TEMPORARY_SUFFIX}"))
+        """Removes what writers that were killed left behind here; returns how many files or uploads."""
+        if self.s3 is not None:
+            return self.s3.abort_uploads()
+        leftovers = list(self.local_path().glob(f".*{TEMPORARY_SUFFIX}")) if self.is_local else []
         for leftover in leftovers:
             leftover.unlink(missing_ok=True)
         return len(leftovers)
 
     def require_writable(self) -> None:
         """Raises OutputError unless files can be made at the root; leaves nothing there, not even the folder."""
-        if self.is_local:
-            trial = _nearest_existing(self.local_path()) / f"write-check-{secrets.token_hex(4)}"
-            try:
-                with LocalWriter(trial, keep=False) as temporary:
-                    temporary.write_bytes(b"diptych")
-            except OutputError as error:
-                raise OutputError(error.found.replace(str(trial), self.url), error.allowed, error.fix) from error
+        name = f"write-check-{secrets.token_hex(4)}"
+        if not self.is_local:
+            self.write_bytes(name, b"diptych")
+            self.delete(name)
+            return
+        trial = _nearest_existing(self.local_path()) / name
+        try:
+            with LocalWriter(trial, keep=False) as temporary:
+                temporary.write_bytes(b"diptych")
+        except OutputError as error:
+            raise OutputError(error.found.replace(str(trial), self.url), error.allowed, error.fix) from error
 
     def free_bytes(self) -> int | None:
         """Free space for this user at the root or its nearest existing parent; None where there is no such limit."""
@@ -152,59 +192,13 @@ class Storage:
             return None
         return shutil.disk_usage(_nearest_existing(self.local_path().resolve())).free
 
-    def _write_remote(self, path: str, data: bytes) -> None:
+    def _list(self, folder: str, recursive: bool) -> Iterable[FileEntry]:
         filesystem, root = _filesystem(self.url)
-        with filesystem.open_output_stream(_join(root, path)) as stream:
-            stream.write(data)
-
-
-class LocalWriter:
-    """A file that appears at `target` whole, or not at all: write to the path given, leave the block.
-
-    On leaving, the temporary file is flushed to the disk and renamed. With `keep=False` it is removed instead.
-    Raises OutputError for a folder that can't be written and for a full disk.
-    """
-
-    def __init__(self, target: Path, *, keep: bool = True) -> None:
-        self._target = target
-        self._keep = keep
-        self._temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
-
-    def __enter__(self) -> Path:
-        try:
-            self._target.parent.mkdir(parents=True, exist_ok=True)
-            self._temporary.touch()
-        except OSError as error:
-            raise unwritable(self._target, error) from error
-        return self._temporary
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        try:
-            if kind is None and self._keep:
-                _sync(self._temporary)
-                self._temporary.replace(self._target)
-                _sync(self._target.parent)
-        except OSError as failure:
-            raise unwritable(self._target, failure) from failure
-        finally:
-            self._temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise unwritable(self._target, error) from error
-
-
-def unwritable(path: Path, error: OSError) -> OutputError:
-    """The user's error for a file or folder that can't be written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutputError(
-            f"The disk is full: writing {path} failed ({error.strerror}).",
-            "Everything finished before this is kept.",
-            "Free some space, or write elsewhere, and run the same command again: it goes on.",
-        )
-    return OutputError(
-        f"{path} cannot be written ({error.strerror or error}).",
-        "The folder must exist or be possible to make, and be writable by you.",
-        "Change its permissions or choose another place.",
-    )
+        selector = pafs.FileSelector(_join(root, folder), allow_not_found=True, recursive=recursive)
+        prefix = f"{root.rstrip('/')}/"
+        for info in filesystem.get_file_info(selector):
+            if info.type == pafs.FileType.File and not info.base_name.endswith(TEMPORARY_SUFFIX):
+                yield FileEntry(info.path.removeprefix(prefix), info.size)
 
 
 def storage_of(url: str | Path) -> Storage:
@@ -216,16 +210,17 @@ def storage_of(url: str | Path) -> Storage:
 def sha256_of_file(path: Path) -> str:
     """The hexadecimal SHA-256 of a local file, read in chunks."""
     with path.open("rb") as stream:
-        return _sha256(stream.read)
+        return sha256_of_stream(stream.read)
 
 
 def sha256_in(storage: Storage, path: str) -> str:
     """The hexadecimal SHA-256 of a file in storage, read in chunks."""
     with storage.open_input(path) as stream:
-        return _sha256(stream.read)
+        return sha256_of_stream(stream.read)
 
 
-def _sha256(read: Callable[[int], bytes]) -> str:
+def sha256_of_stream(read: Callable[[int], bytes]) -> str:
+    """The hexadecimal SHA-256 of what `read` gives until it gives nothing."""
     digest = hashlib.sha256()
     while chunk := read(HASH_CHUNK_BYTES):
         digest.update(chunk)
@@ -255,11 +250,3 @@ def _nearest_existing(path: Path) -> Path:
     while not path.exists():
         path = path.parent
     return path
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -59,7 +59,7 @@ def driving(folder: Storage) -> Iterator[Progress]:
     """The block's process is the folder's driver. How it ends is recorded; an error gets the logs' place."""
     log = folder.local_path(DRIVER_LOG)
     with (
-        hold(folder),
+        hold(folder, partial(print, file=sys.stderr, flush=True)),
         quiet(log) as terminal,
         Progress(terminal.err, on_snapshot=partial(record_progress, folder)) as progress,
     ):

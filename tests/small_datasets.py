@@ -44,7 +44,7 @@ def make_dataset(folder: Path, *, shards: int = 3, rows: int = 64, broken: froze
     for shard in range(shards):
         numbers = range(shard * rows, (shard + 1) * rows)
         kinds = [(list(COLORS)[n % 4], SHAPES[n // 4 % 4]) for n in numbers]
-        with ImageSpool(folder) as spool:
+        with ImageSpool(storage_of(folder)) as spool:
             outcomes = [_outcome(n, kind, broken, rng, spool) for n, kind in zip(numbers, kinds, strict=True)]
             table = pa.table(
                 {
@@ -65,4 +65,4 @@ def _outcome(
     if number % 10 == 9:
         return RowOutcome(SampleStatus.HTTP_404, "HTTP status 404")
     data = b"no picture" if number in broken else picture(*kind, rng)
-    return RowOutcome(SampleStatus.SUCCESS, "", spool.add(data), len(data), 64, 64, 64, 64, "0" * 64)
+    return RowOutcome(SampleStatus.SUCCESS, "", spool.add(data), len(data), 64, 64, 64, 64, "{}", "0" * 64)

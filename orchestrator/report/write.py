@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from infra.storage import LocalWriter, Storage
+from infra.local_files import LocalWriter
+from infra.storage import Storage
 from orchestrator.report.facts import gather_facts
 from orchestrator.report.page import page_html
 

@@ -277,7 +277,7 @@ def test_relative_paths_are_meant_from_where_the_command_runs(
 def test_a_build_that_loses_its_list_says_so_and_goes_on_when_it_is_back(
     photos: HostileWeb, tmp_path: Path, ray_cluster: Cluster
 ):
-    settings = config(tmp_path, tasks=1)
+    settings = config(tmp_path, tasks=1, number_sample_per_shard=5)  # more shards than are begun at once
     data = (tmp_path / "urls.parquet").read_bytes()
 
     def lose_the_list(visit: Visit) -> None:
@@ -298,8 +298,6 @@ def test_what_cannot_be_written_is_told_before_anything_starts(photos: HostileWe
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError):
         check_build(config(tmp_path, "file/dataset"))
-    with pytest.raises(OutputError):
-        check_build(config(tmp_path).model_copy(update={"output": "s3://bucket/dataset"}))
 
 
 def test_progress_is_told_in_rows_and_yield(photos: HostileWeb, tmp_path: Path, ray_cluster: Cluster):

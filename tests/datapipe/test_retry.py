@@ -39,5 +39,5 @@ def test_a_strange_retry_after_harms_nothing(header: str):
 
 
 def test_the_longest_time_of_a_url_can_be_told():
-    assert longest_url_s(10.0, 0) == 10.0
-    assert longest_url_s(10.0, 2) == 30.0 + 2 * MAX_DELAY_S
+    assert longest_url_s(10.0, 0) == 10.0 + MAX_DELAY_S
+    assert longest_url_s(10.0, 2) == 3 * (10.0 + MAX_DELAY_S)

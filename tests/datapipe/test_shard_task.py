@@ -14,7 +14,8 @@ from pictures import picture
 
 from datapipe.config import BuildConfig
 from datapipe.plan import InputFile, Piece, ShardPlan, plan_shards
-from datapipe.shard_task import build_shard, read_rows
+from datapipe.rows import read_rows
+from datapipe.shard_task import build_shard
 from infra.errors import InputError, OutputError
 
 
@@ -61,7 +62,7 @@ def test_a_failure_in_the_middle_ends_the_shard_at_once_and_leaves_nothing(web: 
     output = tmp_path / "out"
     output.mkdir()
 
-    def fail(_rows: int) -> None:
+    def fail(_progress: object) -> None:
         time.sleep(0.5)  # meanwhile the backlog fills
         raise OutputError("The disk is full.")
 
@@ -79,6 +80,6 @@ def test_progress_is_told_row_by_row(web: HostileWeb, tmp_path: Path):
     pq.write_table(pa.table({"url": urls, "caption": ["a", "b", None]}), tmp_path / "list.parquet")
     told: list[int] = []
     plan = ShardPlan(0, (Piece(str(tmp_path / "list.parquet"), 0, 3),))
-    stats = build_shard(plan, config(tmp_path), told.append)
+    stats = build_shard(plan, config(tmp_path), lambda progress: told.append(progress.rows))
     assert told == [1, 2, 3]
     assert stats.status_counts == {"http_404": 1, "success": 1, "url_empty": 1}

@@ -1,0 +1,97 @@
+"""Fetches in a thread of its own, so that decoding never makes a transfer run into its time limit."""
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+
+from datapipe.baton import Baton
+from datapipe.fetch import Fetcher, FetchRequest, FetchResult
+
+# Downloaded and not decoded yet, of one shard; bounds the memory together with the open connections.
+MAX_WAITING_BODIES = 32
+MAX_WAITING_BYTES = 32 << 20
+
+
+def fetch_in_background(
+    fetcher: Fetcher, requests: Iterable[FetchRequest], baton: Baton, number: int
+) -> Iterator[FetchResult]:
+    """Yields the results as they come. The caller holds the baton whenever it has one, and not while it waits."""
+    backlog = _Backlog()
+    thread = threading.Thread(target=_fetch, args=(fetcher, requests, backlog), name="fetch", daemon=True)
+    thread.start()
+    baton.acquire(number)
+    try:
+        while (result := _next(backlog, baton, number)) is not None:
+            if isinstance(result, BaseException):
+                raise result
+            yield result
+    finally:
+        baton.release()
+        backlog.abandon()
+        thread.join()
+
+
+def _fetch(fetcher: Fetcher, requests: Iterable[FetchRequest], backlog: "_Backlog") -> None:
+    try:
+        for result in fetcher.fetch(requests, backlog.is_full):
+            backlog.put(result)
+        backlog.put(None)
+    except _AbandonedError:
+        return
+    except BaseException as error:  # noqa: BLE001 - the thread's border: raised again by the one who waits
+        backlog.put(error)
+
+
+def _next(backlog: "_Backlog", baton: Baton, number: int) -> FetchResult | BaseException | None:
+    is_ready = backlog.has_one()
+    if not is_ready or baton.is_wanted_before(number):
+        baton.release()
+        try:
+            if not is_ready:
+                backlog.wait()
+        finally:
+            baton.acquire(number)
+    return backlog.get()
+
+
+class _AbandonedError(Exception):
+    """Nobody wants the results any more."""
+
+
+class _Backlog:
+    """Results between the thread that fetches and the one that decodes, limited in number and bytes."""
+
+    def __init__(self) -> None:
+        self._results: queue.SimpleQueue[FetchResult | BaseException | None] = queue.SimpleQueue()
+        self._peeked: list[FetchResult | BaseException | None] = []
+        self._is_abandoned = threading.Event()
+        # Each is changed by one thread alone.
+        self._bytes_put = self._bytes_taken = 0
+
+    def put(self, result: FetchResult | BaseException | None) -> None:
+        self._bytes_put += _body_bytes(result)
+        self._results.put(result)
+
+    def has_one(self) -> bool:
+        return bool(self._peeked) or not self._results.empty()
+
+    def wait(self) -> None:
+        self._peeked.append(self._results.get())
+
+    def get(self) -> FetchResult | BaseException | None:
+        result = self._peeked.pop() if self._peeked else self._results.get()
+        self._bytes_taken += _body_bytes(result)
+        return result
+
+    def is_full(self) -> bool:
+        if self._is_abandoned.is_set():
+            raise _AbandonedError
+        waiting_bytes = self._bytes_put - self._bytes_taken
+        return self._results.qsize() >= MAX_WAITING_BODIES or waiting_bytes >= MAX_WAITING_BYTES
+
+    def abandon(self) -> None:
+        self._is_abandoned.set()
+
+
+def _body_bytes(result: FetchResult | BaseException | None) -> int:
+    return len(result.body) if isinstance(result, FetchResult) else 0

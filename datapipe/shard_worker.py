@@ -1,0 +1,49 @@
+"""One process that builds shards, several at a time, so that none waits for the slow hosts of another."""
+
+import time
+from collections.abc import Callable
+
+import cv2
+
+from datapipe.config import BuildConfig
+from datapipe.isolation import ProcessImage
+from datapipe.marker import ShardStats
+from datapipe.plan import ShardPlan
+from datapipe.shard_task import ShardProgress, WorkerTools, build_shard
+
+REPORT_EVERY_S = 0.5
+CRASHES_BEFORE_ISOLATION = 2  # one may be a machine's; with the second, a picture is suspected
+
+
+class ShardWorker:
+    """Builds the shards it is given; `build` may be called from several threads.
+
+    `on_begin` is told the shard and says how often its process has died; `on_progress` hears about twice a second.
+    """
+
+    def __init__(
+        self,
+        config: BuildConfig,
+        process_image: ProcessImage,
+        on_begin: Callable[[int], int],
+        on_progress: Callable[[int, ShardProgress], object],
+    ) -> None:
+        cv2.setNumThreads(1)  # one process a core
+        self._config = config
+        self._on_begin = on_begin
+        self._on_progress = on_progress
+        self._tools = WorkerTools(process_image=process_image)
+
+    def build(self, plan: ShardPlan) -> ShardStats:
+        """Downloads, processes, writes and commits the shard."""
+        crashes = self._on_begin(plan.shard)
+        last = 0.0
+
+        def report(progress: ShardProgress) -> None:
+            nonlocal last
+            if progress.rows == plan.rows or time.monotonic() - last >= REPORT_EVERY_S:
+                last = time.monotonic()
+                self._on_progress(plan.shard, progress)
+
+        isolated = crashes >= CRASHES_BEFORE_ISOLATION
+        return build_shard(plan, self._config, report, self._tools, isolated=isolated)

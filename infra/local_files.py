@@ -1,0 +1,79 @@
+"""Whole files on local disk: each appears at its place complete and durable, or not at all."""
+
+import errno
+import os
+import secrets
+from pathlib import Path
+
+from infra.errors import OutputError
+
+TEMPORARY_SUFFIX = ".partial"
+
+
+class LocalWriter:
+    """A file that appears at `target` whole, or not at all: write to the path given, leave the block.
+
+    On leaving, the temporary file is flushed to the disk and renamed. With `keep=False` it is removed instead.
+    Raises OutputError for a folder that can't be written and for a full disk.
+    """
+
+    def __init__(self, target: Path, *, keep: bool = True) -> None:
+        self._target = target
+        self._keep = keep
+        self._temporary = temporary_path(target)
+
+    def __enter__(self) -> Path:
+        try:
+            self._target.parent.mkdir(parents=True, exist_ok=True)
+            self._temporary.touch()
+        except OSError as error:
+            raise unwritable(self._target, error) from error
+        return self._temporary
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        try:
+            if kind is None and self._keep:
+                publish(self._temporary, self._target)
+        finally:
+            self._temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise unwritable(self._target, error) from error
+
+
+def temporary_path(target: Path) -> Path:
+    """A name beside the target that no reader takes for a file."""
+    return target.with_name(f".{target.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+
+
+def publish(temporary: Path, target: Path) -> None:
+    """Flushes the finished file to the disk and renames it. Raises OutputError."""
+    try:
+        sync(temporary)
+        temporary.replace(target)
+        sync(target.parent)
+    except OSError as error:
+        raise unwritable(target, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> OutputError:
+    """The user's error for a file or folder that can't be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutputError(
+            f"The disk is full: writing {path} failed ({error.strerror}).",
+            "Everything finished before this is kept.",
+            "Free some space, or write elsewhere, and run the same command again: it goes on.",
+        )
+    return OutputError(
+        f"{path} cannot be written ({error.strerror or error}).",
+        "The folder must exist or be possible to make, and be writable by you.",
+        "Change its permissions or choose another place.",
+    )
+
+
+def sync(path: Path) -> None:
+    """Flushes a file, or a folder's names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,96 @@
+"""A lease that is an object of S3: kept by renewing it with conditional writes, taken over when it stands still."""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from infra.errors import DiptychError, StorageFailed
+from infra.s3_objects import S3Objects
+
+RENEW_EVERY_S = 5.0
+# Longer than a request that is tried again may hold up a renewal; expiry is measured by the one who waits, so that
+# no two clocks are compared.
+EXPIRES_AFTER_S = 30.0
+LOOK_EVERY_S = 1.0
+
+
+class ObjectLease:
+    """`holder` says whose it is; with a counter it makes each renewal another version."""
+
+    def __init__(self, objects: S3Objects, path: str, holder: bytes) -> None:
+        self._objects = objects
+        self._path = path
+        self._holder: dict[str, Any] = json.loads(holder)
+        self._renewals = 0
+        self._version = ""
+        self._renewed_at = 0.0
+        self._is_lost = False
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether nobody can have taken the lease over."""
+        return not self._is_lost and time.monotonic() - self._renewed_at < EXPIRES_AFTER_S
+
+    def acquire(self, on_wait: Callable[[bytes], None]) -> None:
+        """Takes the lease, waiting for its holder to end or to have stood still for EXPIRES_AFTER_S.
+
+        `on_wait` is called once, with the holder.
+        """
+        seen, since, is_told = "", time.monotonic(), False
+        while not self._take(seen if time.monotonic() - since > EXPIRES_AFTER_S else None):
+            info = self._objects.info(self._path)
+            version = info.version or "" if info else ""
+            if version != seen:
+                seen, since = version, time.monotonic()
+            if info is not None and not is_told:
+                on_wait(_holder_in(self._objects.read_bytes(self._path)))
+                is_told = True
+            time.sleep(LOOK_EVERY_S)
+        self._thread.start()
+
+    def release(self) -> None:
+        """Gives the lease back, if it is still held."""
+        self._ended.set()
+        self._thread.join()
+        if self.is_held:
+            self._objects.delete([self._path])
+
+    def _take(self, expired: str | None) -> bool:
+        """Creates the lease, or replaces the one of an expired version."""
+        began, data = time.monotonic(), self._data()
+        taken = self._objects.replace(self._path, data, expired) if expired else self._objects.create(self._path, data)
+        if taken:
+            self._note(began)
+        return taken
+
+    def _keep(self) -> None:
+        while not self._ended.wait(RENEW_EVERY_S):
+            began = time.monotonic()
+            try:
+                if not self._objects.replace(self._path, self._data(), self._version):
+                    self._is_lost = True
+                    return
+                self._note(began)
+            except (DiptychError, FileNotFoundError):
+                # The storage is away: `is_held` says for how long the lease is still safe.
+                continue
+
+    def _note(self, began: float) -> None:
+        info = self._objects.info(self._path)
+        if info is None or info.version is None:
+            raise StorageFailed(f"{self._objects.url}/{self._path} was written and is not there.")
+        self._version, self._renewed_at = info.version, began
+
+    def _data(self) -> bytes:
+        self._renewals += 1
+        return json.dumps({**self._holder, "renewals": self._renewals}).encode()
+
+
+def _holder_in(data: bytes) -> bytes:
+    raw = json.loads(data)
+    raw.pop("renewals", None)
+    return json.dumps(raw).encode()
