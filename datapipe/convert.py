@@ -63,7 +63,7 @@ def _unreadable(path: str, place: str, error: Exception) -> InputError:
 
 
 def _as_text(name: str, source: BinaryIO) -> IO[str]:
-    plain = gzip.open(source) if name.lower().endswith(".gz") else source
+    plain = gzip.GzipFile(fileobj=source) if name.lower().endswith(".gz") else source
     return io.TextIOWrapper(plain, encoding="utf-8-sig", newline="")
 
 

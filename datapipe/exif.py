@@ -1,5 +1,6 @@
 """Makes a picture's EXIF block into the JSON text of the dataset's `exif` column."""
 
+import contextlib
 import json
 
 from PIL import ExifTags, Image
@@ -14,11 +15,8 @@ def exif_json(exif: bytes) -> str:
     """`{"Image Make": "…", "EXIF FNumber": "…"}` as JSON, names as img2dataset has them; `{}` without EXIF."""
     tags: dict[str, str] = {}
     if exif:
-        try:
+        with contextlib.suppress(DECODER_ERRORS):  # what could be read of a damaged block is kept
             _collect(read_exif(exif), tags)
-        except DECODER_ERRORS:
-            # What could be read of a damaged block is kept.
-            pass
     return json.dumps(dict(sorted(tags.items())[:MAX_TAGS]))
 
 
