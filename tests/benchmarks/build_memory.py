@@ -25,8 +25,9 @@ import pyarrow.parquet as pq
 from orchestrator.demo.web import DemoWeb
 
 SAMPLE_EVERY_S = 0.1
-# How Ray's own processes call themselves, or the file that they were started from.
-DAEMONS = ("gcs_server", "raylet", "dashboard", "log_monitor", "runtime_env", "agent", "ray/_private", "monitor.py")
+DAEMON_NAMES = ("gcs_server", "raylet")
+DAEMON_FOLDERS = ("/ray/_private/", "/ray/dashboard/", "/ray/autoscaler/")
+WORKER_FOLDER = "/ray/_private/workers/"
 
 
 @dataclass
@@ -56,12 +57,19 @@ def look(pid: int) -> list[tuple[str, bool, int]]:
         for process in psutil.Process(pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
                 words = process.cmdline() or [process.name()]
-                is_worker = words[0].startswith("ray::") and "Agent" not in words[0]
-                command = " ".join(words[:2] if Path(words[0]).name.startswith("python") else words[:1])
-                is_daemon = not is_worker and any(name in command.lower() for name in DAEMONS)
-                name = words[0] if is_worker else process.name()
+                name = words[0] if words[0].startswith("ray::") else process.name()
+                is_daemon = is_daemon_of_ray(name, words)
                 found.append((name, is_daemon, process.memory_full_info().pss))
     return found
+
+
+def is_daemon_of_ray(name: str, words: list[str]) -> bool:
+    """By the name that it goes by, or the file that it was started from; Ray's actors count as workers."""
+    if name.startswith("ray::"):
+        return name.strip().endswith("Agent")
+    script = next((word for word in words[1:] if not word.startswith("-")), "")
+    is_script_of_ray = any(folder in script for folder in DAEMON_FOLDERS) and WORKER_FOLDER not in script
+    return name in DAEMON_NAMES or is_script_of_ray
 
 
 def watched(work: Callable[[], subprocess.Popen[bytes]]) -> Peak:
