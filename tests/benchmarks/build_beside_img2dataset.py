@@ -6,6 +6,7 @@ same pictures, server and settings. The difference of a long and a short list is
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from PIL import Image
 from orchestrator.demo.web import DemoWeb
 
 DISTINCT = 300
-SIZE = (500, 375)
+SIZES = {"small": (500, 375), "large": (2000, 1500)}
 PROCESSES = 2
 THREADS = 32
 BIN = Path(sys.executable).parent
@@ -39,17 +40,16 @@ class Cost:
         return Cost(self.wall_s - other.wall_s, self.cpu_s - other.cpu_s)
 
 
-def make_pictures(folder: Path) -> int:
-    """Photograph-like JPEGs; returns their mean size in bytes."""
+def make_pictures(folder: Path, size: tuple[int, int]) -> None:
+    """Photograph-like JPEGs: soft shapes under a grain."""
     folder.mkdir()
     chance = np.random.default_rng(0)
-    for number in range(DISTINCT):
-        coarse = Image.fromarray(chance.integers(0, 255, (24, 32, 3)).astype(np.uint8)).resize(SIZE, Image.BICUBIC)
-        grain = chance.normal(0, 14, (SIZE[1], SIZE[0], 3))
+    for number in range(DISTINCT if size[0] < 1000 else DISTINCT // 5):
+        coarse = Image.fromarray(chance.integers(0, 255, (24, 32, 3)).astype(np.uint8)).resize(size, Image.BICUBIC)
+        grain = chance.normal(0, 14, (size[1], size[0], 3))
         Image.fromarray((np.asarray(coarse) + grain).clip(0, 255).astype(np.uint8)).save(
             folder / f"{number}.jpg", quality=90
         )
-    return sum(path.stat().st_size for path in folder.iterdir()) // DISTINCT
 
 
 def run(command: list[str | Path], folder: Path) -> Cost:
@@ -104,13 +104,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", type=int, default=2000, help="rows of the short list")
     parser.add_argument("--long", type=int, default=12000, help="rows of the long list")
+    parser.add_argument("--size", choices=SIZES, default="small", help="size of the pictures that are made")
+    parser.add_argument("--photographs", type=Path, help="a folder of JPEGs to take instead")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        print(f"pictures of {SIZE[0]}x{SIZE[1]}, {make_pictures(folder / 'web') / 1000:.0f} KB on average")
+        if arguments.photographs:
+            shutil.copytree(arguments.photographs, folder / "web")
+        else:
+            make_pictures(folder / "web", SIZES[arguments.size])
+        files = sorted((folder / "web").glob("*.jpg"))
+        mean_bytes = sum(file.stat().st_size for file in files) / len(files)
+        print(f"{len(files)} distinct pictures, {mean_bytes / 1000:.0f} KB on average")
         with DemoWeb(folder / "web", port_file=folder / "port") as web:
             for rows in (arguments.short, arguments.long):
-                urls = [web.picture_url(f"{row % DISTINCT}.jpg") for row in range(rows)]
+                urls = [web.picture_url(files[row % len(files)].name) for row in range(rows)]
                 table = pa.table({"url": urls, "caption": [f"picture {row}" for row in range(rows)]})
                 pq.write_table(table, folder / f"{rows}.parquet")
             costs = {}
