@@ -23,7 +23,7 @@ def commit_shard(output: Storage, stats: ShardStats, staged: Sequence[StagedFile
     When another attempt at the shard has been first, its files stay and these are not published.
     Raises OutputError and StorageFailed.
     """
-    facts = {file.path: FileFacts(*file.size_and_sha256()) for file in staged}
+    facts = {file.path: FileFacts(file.stream.size_bytes, file.stream.sha256()) for file in staged}
     if output.s3 is not None:
         return _commit_objects(output, output.s3, stats.with_files(facts), staged)
     with _commit_lock(output):

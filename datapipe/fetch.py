@@ -162,7 +162,7 @@ class Fetcher:
     def _finish(self, transfer: Transfer, job: _Job, code: int) -> Iterator[FetchResult]:
         status, message = transfer.outcome(code)
         target = transfer.redirect_url if code == pycurl.E_OK else None
-        body, retry_after = transfer.take_body(), transfer.retry_after
+        body, retry_after = transfer.take_body(), None if status.is_success else transfer.retry_after
         self._spare.append(transfer)
         if target is not None:
             yield from self._follow(job, target)

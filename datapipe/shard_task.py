@@ -13,10 +13,11 @@ from datapipe.fetch import Fetcher, FetchRequest, FetchResult
 from datapipe.image import StoredImage, process_image
 from datapipe.isolation import IsolatedDecoder, ProcessImage
 from datapipe.marker import ShardStats
+from datapipe.outcome import RowOutcome
 from datapipe.plan import ShardPlan
 from datapipe.resolve import Resolver
 from datapipe.rows import read_rows
-from datapipe.shard import ImageSpool, RowOutcome, write_shard
+from datapipe.shard import ShardWriter
 from datapipe.watchdog import Watchdog
 from infra.storage import storage_of
 
@@ -59,17 +60,16 @@ def build_shard(
     tools = tools or WorkerTools()
     table = read_rows(plan.pieces, config)
     requests = [FetchRequest(row, url) for row, url in enumerate(table["url"].to_pylist())]
-    outcomes: list[RowOutcome | None] = [None] * len(requests)
     progress = ShardProgress()
-    with ImageSpool(storage_of(config.output)) as spool, Fetcher(config, tools.resolver) as fetcher:
+    output = storage_of(config.output)
+    with ShardWriter(output, plan.shard, table, config) as shard, Fetcher(config, tools.resolver) as fetcher:
         for result, stored in _processed(plan, requests, fetcher, config, tools, isolated):
-            outcome = _outcome(result, stored, config, spool)
-            outcomes[result.row] = outcome
+            outcome = _outcome(result, stored, config)
+            shard.add(result.row, outcome, stored.data if isinstance(stored, StoredImage) else None)
             progress.status_counts[outcome.status.value] += 1
             progress.downloaded_bytes += len(result.body)
             on_progress(progress)
-        finished = [outcome for outcome in outcomes if outcome is not None]
-        return write_shard(storage_of(config.output), plan.shard, table, finished, spool, config)
+        return shard.commit()
 
 
 def _processed(
@@ -93,12 +93,11 @@ def _processed(
                 yield result, stored
 
 
-def _outcome(result: FetchResult, stored: StoredImage | Refusal, config: BuildConfig, spool: ImageSpool) -> RowOutcome:
+def _outcome(result: FetchResult, stored: StoredImage | Refusal, config: BuildConfig) -> RowOutcome:
     if isinstance(stored, Refusal):
         return RowOutcome(stored.status, stored.message)
     return RowOutcome(
         result.status,
-        spool_offset=spool.add(stored.data),
         length=len(stored.data),
         width=stored.width,
         height=stored.height,

@@ -19,6 +19,7 @@ from datapipe.status import SampleStatus
 # A server that drips its answer for so long is dropped before the time limit: it would drip again.
 LOW_SPEED_BYTES_S = 1024
 LOW_SPEED_TIME_S = 3.0
+RECEIVE_BYTES = 256 << 10  # each piece that is received costs a call into Python
 REDIRECTS = frozenset({301, 302, 303, 307, 308})  # RFC 9110, 15.4
 USER_AGENT = f"Mozilla/5.0 (compatible; diptych/{version('diptych')})"
 
@@ -50,6 +51,7 @@ class Transfer:
     def __init__(self, limits: TransferLimits) -> None:
         self._limits = limits
         self._body = io.BytesIO()
+        self._header = io.BytesIO()
         self.handle = pycurl.Curl()
         self._forget()
         self._set_options()
@@ -66,7 +68,9 @@ class Transfer:
     @property
     def redirect_url(self) -> str | None:
         """Where an answer that is a redirect leads; None for other answers. Empty when that is no URL."""
-        if int(self.handle.getinfo(pycurl.RESPONSE_CODE)) not in REDIRECTS or not self._has_location:
+        if int(self.handle.getinfo(pycurl.RESPONSE_CODE)) not in REDIRECTS:
+            return None
+        if not self._header_values(b"location"):
             return None
         target = self.handle.getinfo_raw(pycurl.REDIRECT_URL) or b""
         return str(target.decode("utf-8", "replace"))
@@ -84,7 +88,8 @@ class Transfer:
         code = int(self.handle.getinfo(pycurl.RESPONSE_CODE))
         if code != 200:
             return _status_of_http(code), f"HTTP status {code}"
-        if is_opt_out(self._robots, self._limits.disallowed_directives, self._limits.user_agent_token):
+        robots = self._header_values(b"x-robots-tag")
+        if is_opt_out(robots, self._limits.disallowed_directives, self._limits.user_agent_token):
             return SampleStatus.OPT_OUT, "X-Robots-Tag forbids the use"
         if not self._body.tell():
             return SampleStatus.EMPTY_BODY, "the answer has no body"
@@ -96,6 +101,12 @@ class Transfer:
         self._body = io.BytesIO()
         return body
 
+    @property
+    def retry_after(self) -> str | None:
+        """The answer's `Retry-After` header."""
+        values = self._header_values(b"retry-after")
+        return values[0] if values else None
+
     def close(self) -> None:
         """Frees the handle."""
         self.handle.close()
@@ -103,9 +114,8 @@ class Transfer:
     def _forget(self) -> None:
         self._body = io.BytesIO()
         self._received = 0
-        self._robots: list[str] = []
-        self.retry_after: str | None = None
-        self._has_location = False
+        self._header.seek(0)
+        self._header.truncate()
         self._too_large = self._is_slow = False
         self._address_refused = False
         self._body_began = 0.0
@@ -121,6 +131,7 @@ class Transfer:
         handle.setopt(pycurl.FOLLOWLOCATION, False)
         handle.setopt(pycurl.MAXFILESIZE_LARGE, limits.max_bytes)
         handle.setopt(pycurl.NOSIGNAL, True)
+        handle.setopt(pycurl.BUFFERSIZE, RECEIVE_BYTES)
         authorities = ssl.get_default_verify_paths().cafile
         if authorities is not None:
             # The wheel's libcurl knows only the place that they have on the system it was built on.
@@ -129,7 +140,7 @@ class Transfer:
         handle.setopt(pycurl.PROXY, limits.proxy or "")
         if limits.proxy is None:
             handle.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
-        handle.setopt(pycurl.HEADERFUNCTION, self._on_header)
+        handle.setopt(pycurl.WRITEHEADER, self._header)
         handle.setopt(pycurl.WRITEFUNCTION, self._on_body)
 
     def _open_socket(self, _purpose: int, address: Any) -> Any:
@@ -141,19 +152,14 @@ class Transfer:
             return pycurl.SOCKET_BAD
         return socket.socket(family, kind, protocol)
 
-    def _on_header(self, line: bytes) -> None:
-        if line.startswith(b"HTTP/"):
-            # A new answer begins: what came before was an informational one.
-            self._robots, self.retry_after, self._has_location = [], None, False
-            return
-        name, _, value = line.partition(b":")
-        match name.strip().lower():
-            case b"x-robots-tag":
-                self._robots.append(value.decode("latin-1").strip())
-            case b"retry-after":
-                self.retry_after = value.decode("latin-1").strip()
-            case b"location":
-                self._has_location = True
+    def _header_values(self, name: bytes) -> list[str]:
+        """The values of a header in the answer; what came before the answer (1xx) does not count."""
+        block = self._header.getvalue()
+        block = block[max(0, block.rfind(b"\nHTTP/")) :]
+        if name not in block.lower():
+            return []
+        pairs = (line.partition(b":") for line in block.splitlines())
+        return [value.decode("latin-1").strip() for key, _, value in pairs if key.strip().lower() == name]
 
     def _on_body(self, chunk: bytes) -> int | None:
         self._received += len(chunk)

@@ -10,7 +10,8 @@ from PIL import Image
 from datapipe.build import build_manifest
 from datapipe.config import BuildConfig
 from datapipe.dataset import MANIFEST_FILE
-from datapipe.shard import ImageSpool, RowOutcome, write_shard
+from datapipe.outcome import RowOutcome
+from datapipe.shard import ShardWriter
 from datapipe.status import SampleStatus
 from infra.storage import storage_of
 
@@ -44,25 +45,26 @@ def make_dataset(folder: Path, *, shards: int = 3, rows: int = 64, broken: froze
     for shard in range(shards):
         numbers = range(shard * rows, (shard + 1) * rows)
         kinds = [(list(COLORS)[n % 4], SHAPES[n // 4 % 4]) for n in numbers]
-        with ImageSpool(storage_of(folder)) as spool:
-            outcomes = [_outcome(n, kind, broken, rng, spool) for n, kind in zip(numbers, kinds, strict=True)]
-            table = pa.table(
-                {
-                    "url": [f"http://example.org/{n}.jpg" for n in numbers],
-                    "caption": [f"a {color} {shape}" for color, shape in kinds],
-                    "color": [color for color, _ in kinds],
-                }
-            )
-            stats.append(write_shard(output, shard, table, outcomes, spool, config))
+        table = pa.table(
+            {
+                "url": [f"http://example.org/{n}.jpg" for n in numbers],
+                "caption": [f"a {color} {shape}" for color, shape in kinds],
+                "color": [color for color, _ in kinds],
+            }
+        )
+        with ShardWriter(output, shard, table, config) as writer:
+            for row, (number, kind) in enumerate(zip(numbers, kinds, strict=True)):
+                writer.add(row, *_outcome(number, kind, broken, rng))
+            stats.append(writer.commit())
     manifest = build_manifest(stats, {"output_format": "webdataset", "encode_format": "jpg"})
     output.write_bytes(MANIFEST_FILE, manifest.to_json())
     return output.url
 
 
 def _outcome(
-    number: int, kind: tuple[str, str], broken: frozenset[int], rng: np.random.Generator, spool: ImageSpool
-) -> RowOutcome:
+    number: int, kind: tuple[str, str], broken: frozenset[int], rng: np.random.Generator
+) -> tuple[RowOutcome, bytes | None]:
     if number % 10 == 9:
-        return RowOutcome(SampleStatus.HTTP_404, "HTTP status 404")
+        return RowOutcome(SampleStatus.HTTP_404, "HTTP status 404"), None
     data = b"no picture" if number in broken else picture(*kind, rng)
-    return RowOutcome(SampleStatus.SUCCESS, "", spool.add(data), len(data), 64, 64, 64, 64, "{}", "0" * 64)
+    return RowOutcome(SampleStatus.SUCCESS, "", len(data), 64, 64, 64, 64, "{}", "0" * 64), data

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from datapipe.config import BuildConfig
 from datapipe.marker import ShardStats
-from datapipe.shard import ImageSpool, RowOutcome, sample_key, write_shard
+from datapipe.outcome import RowOutcome
+from datapipe.shard import ShardWriter, sample_key
 from datapipe.status import SampleStatus
 from infra.errors import CorruptData, OutputError
 from infra.storage import Storage, storage_of
@@ -34,18 +35,20 @@ def config(tmp_path: Path, **values: object) -> BuildConfig:
 
 
 def write(tmp_path: Path, shard: int = 2, **values: object) -> tuple[Storage, ShardStats]:
-    """A shard of four rows; 0, 1 and 3 are good. Pictures are kept in another order than that of the rows."""
-    tmp_path.mkdir(exist_ok=True)
-    with ImageSpool(storage_of(tmp_path)) as spool:
-        good = {row: good_outcome(spool, f"picture {row}".encode() * 100 * (row + 1)) for row in (3, 0, 1)}
-        outcomes = [good.get(row, RowOutcome(SampleStatus.URL_EMPTY, "the URL is empty")) for row in range(4)]
-        settings = config(tmp_path, **values)
-        return storage_of(tmp_path), write_shard(storage_of(tmp_path), shard, ROWS, outcomes, spool, settings)
+    """A shard of four rows; 0, 1 and 3 are good. They come in another order than that of the rows."""
+    storage = storage_of(tmp_path)
+    with ShardWriter(storage, shard, ROWS, config(tmp_path, **values)) as writer:
+        for row in (3, 0, 2, 1):
+            writer.add(row, *(good_row(f"picture {row}".encode() * 100 * (row + 1)) if row != 2 else EMPTY))
+        return storage, writer.commit()
 
 
-def good_outcome(spool: ImageSpool, data: bytes) -> RowOutcome:
+EMPTY = (RowOutcome(SampleStatus.URL_EMPTY, "the URL is empty"), None)
+
+
+def good_row(data: bytes) -> tuple[RowOutcome, bytes]:
     digest = hashlib.sha256(data).hexdigest()
-    return RowOutcome(SampleStatus.SUCCESS, "", spool.add(data), len(data), 30, 20, 300, 200, "{}", digest)
+    return RowOutcome(SampleStatus.SUCCESS, "", len(data), 30, 20, 300, 200, "{}", digest), data
 
 
 @given(st.integers(0, 200_000), st.integers(1, 20_000), st.data())
@@ -82,6 +85,7 @@ def test_the_webdataset_library_reads_the_samples_in_row_order(tmp_path: Path):
         "height": 20,
         "original_width": 300,
         "original_height": 200,
+        "exif": "{}",
         "sha256": hashlib.sha256(samples[0]["jpg"]).hexdigest(),
     }
 
@@ -135,8 +139,10 @@ def test_the_marker_has_img2datasets_counts_and_vouches_for_the_bytes(tmp_path: 
 
 
 def test_a_row_that_got_lost_is_an_error_and_nothing_is_written(tmp_path: Path):
-    with ImageSpool(storage_of(tmp_path)) as spool, pytest.raises(CorruptData):
-        write_shard(storage_of(tmp_path), 0, ROWS, [RowOutcome(SampleStatus.URL_EMPTY)] * 3, spool, config(tmp_path))
+    with ShardWriter(storage_of(tmp_path), 0, ROWS, config(tmp_path)) as writer, pytest.raises(CorruptData):
+        for row in range(3):
+            writer.add(row, *EMPTY)
+        writer.commit()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -150,9 +156,10 @@ def test_a_marker_from_before_is_gone_before_other_bytes_come(tmp_path: Path):
 
 
 def test_an_empty_shard_is_a_shard(tmp_path: Path):
-    outcomes = [RowOutcome(SampleStatus.HTTP_404, "HTTP status 404")] * 4
-    with ImageSpool(storage_of(tmp_path)) as spool:
-        stats = write_shard(storage_of(tmp_path), 0, ROWS, outcomes, spool, config(tmp_path))
+    with ShardWriter(storage_of(tmp_path), 0, ROWS, config(tmp_path)) as writer:
+        for row in range(4):
+            writer.add(row, RowOutcome(SampleStatus.HTTP_404, "HTTP status 404"))
+        stats = writer.commit()
     assert (stats.rows, stats.samples) == (4, 0)
     with tarfile.open(tmp_path / "00000.tar") as tar:
         assert tar.getnames() == []

@@ -12,7 +12,8 @@ from datapipe.build import build_manifest
 from datapipe.config import BuildConfig
 from datapipe.dataset import MANIFEST_FILE
 from datapipe.inspect import inspect
-from datapipe.shard import ImageSpool, RowOutcome, write_shard
+from datapipe.outcome import RowOutcome
+from datapipe.shard import ShardWriter
 from datapipe.status import SampleStatus
 from datapipe.verify import verify
 from infra.errors import InputError
@@ -26,11 +27,11 @@ def dataset(tmp_path: Path) -> Path:
     storage, stats = storage_of(tmp_path), []
     for shard in range(3):
         rows = pa.table({"url": ["http://a.example/", "http://a.example/no"], "caption": ["here", "gone"]})
-        with ImageSpool(tmp_path) as spool:
+        with ShardWriter(storage, shard, rows, config) as writer:
             data = picture(shard)
-            good = RowOutcome(SampleStatus.SUCCESS, "", spool.add(data), len(data), 90, 70, 90, 70, "")
-            outcomes = [good, RowOutcome(SampleStatus.HTTP_404, "HTTP status 404")]
-            stats.append(write_shard(storage, shard, rows, outcomes, spool, config))
+            writer.add(0, RowOutcome(SampleStatus.SUCCESS, "", len(data), 90, 70, 90, 70), data)
+            writer.add(1, RowOutcome(SampleStatus.HTTP_404, "HTTP status 404"))
+            stats.append(writer.commit())
     settings = {"output_format": "webdataset", "encode_format": "jpg"}
     storage.write_bytes(MANIFEST_FILE, build_manifest(stats, settings).to_json())
     return tmp_path
