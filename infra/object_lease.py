@@ -9,19 +9,22 @@ from typing import Any
 from infra.errors import DiptychError, StorageFailed
 from infra.s3_objects import S3Objects
 
-RENEW_EVERY_S = 5.0
 # Longer than a request that is tried again may hold up a renewal; expiry is measured by the one who waits, so that
 # no two clocks are compared.
 EXPIRES_AFTER_S = 30.0
+RENEW_SHARE = 1 / 6  # of that time, between two renewals
 LOOK_EVERY_S = 1.0
 
 
 class ObjectLease:
     """`holder` says whose it is; with a counter it makes each renewal another version."""
 
-    def __init__(self, objects: S3Objects, path: str, holder: bytes) -> None:
+    def __init__(
+        self, objects: S3Objects, path: str, holder: bytes, *, expires_after_s: float = EXPIRES_AFTER_S
+    ) -> None:
         self._objects = objects
         self._path = path
+        self._expires_after_s = expires_after_s
         self._holder: dict[str, Any] = json.loads(holder)
         self._renewals = 0
         self._version = ""
@@ -33,15 +36,15 @@ class ObjectLease:
     @property
     def is_held(self) -> bool:
         """Whether nobody can have taken the lease over."""
-        return not self._is_lost and time.monotonic() - self._renewed_at < EXPIRES_AFTER_S
+        return not self._is_lost and time.monotonic() - self._renewed_at < self._expires_after_s
 
     def acquire(self, on_wait: Callable[[bytes], None]) -> None:
-        """Takes the lease, waiting for its holder to end or to have stood still for EXPIRES_AFTER_S.
+        """Takes the lease, waiting for its holder to end or to have stood still for `expires_after_s`.
 
         `on_wait` is called once, with the holder.
         """
         seen, since, is_told = "", time.monotonic(), False
-        while not self._take(seen if time.monotonic() - since > EXPIRES_AFTER_S else None):
+        while not self._take(seen if time.monotonic() - since > self._expires_after_s else None):
             info = self._objects.info(self._path)
             version = info.version or "" if info else ""
             if version != seen:
@@ -68,7 +71,7 @@ class ObjectLease:
         return taken
 
     def _keep(self) -> None:
-        while not self._ended.wait(RENEW_EVERY_S):
+        while not self._ended.wait(self._expires_after_s * RENEW_SHARE):
             began = time.monotonic()
             try:
                 if not self._objects.replace(self._path, self._data(), self._version):

@@ -1,6 +1,7 @@
 """Makes the boto3 client for S3 and turns its failures into the user's errors. Settings are the usual AWS ones."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,9 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60  # eight writers racing for one object may make a server wait for seconds
-ATTEMPTS = 12  # with doubling waits of up to 20 s: rides out a minute and more of throttling or of a server's restart
+DEFAULT_ATTEMPTS = (
+    12  # with doubling waits of up to 20 s: rides out a minute and more of throttling or of a server's restart
+)
 POOL_CONNECTIONS = 64
 MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 REFUSED = frozenset({"401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"})
@@ -29,7 +32,7 @@ def s3_client() -> Any:
         config = Config(
             connect_timeout=CONNECT_TIMEOUT_S,
             read_timeout=READ_TIMEOUT_S,
-            retries={"mode": "standard", "max_attempts": ATTEMPTS},
+            retries={"mode": "standard", "total_max_attempts": attempts()},
             max_pool_connections=POOL_CONNECTIONS,
             # Other checksums than the signature's are not known to every S3-compatible server.
             request_checksum_calculation="when_required",
@@ -41,6 +44,11 @@ def s3_client() -> Any:
     client = make("auto")
     # Servers other than Amazon's are seldom reachable under a host name of each bucket.
     return client if client.meta.endpoint_url.endswith("amazonaws.com") else make("path")
+
+
+def attempts() -> int:
+    """How often a request is tried: AWS_MAX_ATTEMPTS, or enough for a minute of trouble."""
+    return int(os.environ.get("AWS_MAX_ATTEMPTS", DEFAULT_ATTEMPTS))
 
 
 def error_code(error: "ClientError") -> str:
@@ -60,7 +68,7 @@ def explained(url: str) -> Iterator[None]:
         raise _explain_code(url, error_code(error)) from error
     except (BotoConnectionError, HTTPClientError) as error:
         raise StorageFailed(
-            f"{url}: the storage does not answer ({type(error).__name__}, tried {ATTEMPTS} times).",
+            f"{url}: the storage does not answer ({type(error).__name__}, tried {attempts()} times).",
             "Everything that was finished is kept.",
             "Check the endpoint (AWS_ENDPOINT_URL) and the network, and run the same command again: it goes on.",
         ) from error
@@ -86,7 +94,7 @@ def _explain_code(url: str, code: str) -> Exception:
             "Correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the bucket's policy.",
         )
     failed: DiptychError = StorageFailed(
-        f"{url}: the storage failed ({code}, tried {ATTEMPTS} times).",
+        f"{url}: the storage failed ({code}, tried {attempts()} times).",
         "Everything that was finished is kept.",
         "Run the same command again when it is well: it goes on.",
     )

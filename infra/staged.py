@@ -52,7 +52,9 @@ class HashedStream:
 
 
 class StagedFile:
-    """A `stream` to write to, once and in order; `publish` puts it at its place in `storage`. A `with` block leaves nothing.
+    """A `stream` to write to, once and in order; `publish` puts it at its place in `storage`.
+
+    A `with` block leaves nothing.
 
     For local storage it lies beside its place, so that publishing is a rename; for others it has no name at all, so
     that nothing stays behind when the process is killed.
@@ -63,7 +65,7 @@ class StagedFile:
         self._storage = storage
         self._temporary = temporary_path(storage.local_path(path)) if storage.is_local else None
         if self._temporary is None:
-            self._file: BinaryIO = tempfile.TemporaryFile(buffering=BUFFER_BYTES)
+            self._file: BinaryIO = tempfile.TemporaryFile(buffering=BUFFER_BYTES)  # noqa: SIM115 - closed by __exit__
         else:
             try:
                 self._temporary.parent.mkdir(parents=True, exist_ok=True)
