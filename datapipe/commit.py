@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from datapipe.dataset import shard_name
 from datapipe.marker import STATS_SUFFIX, FileFacts, ShardStats
-from infra.conditions import honours_conditions
 from infra.errors import StorageFailed
 from infra.files import FileEntry
 from infra.s3_objects import S3Objects
@@ -109,9 +108,6 @@ def _commit_objects(output: Storage, objects: S3Objects, stats: ShardStats, stag
 
 def _write_marker(objects: S3Objects, stats: ShardStats, before: FileEntry | None) -> bool:
     name, data = marker_name(stats.shard), stats.to_json()
-    if not honours_conditions(objects.url):
-        objects.write_bytes(name, data)
-        return True
     if before is not None and before.version is not None:
         return objects.replace(name, data, before.version)
     return objects.create(name, data)

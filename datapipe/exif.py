@@ -15,7 +15,7 @@ def exif_json(exif: bytes) -> str:
     """`{"Image Make": "…", "EXIF FNumber": "…"}` as JSON, names as img2dataset has them; `{}` without EXIF."""
     tags: dict[str, str] = {}
     if exif:
-        with contextlib.suppress(DECODER_ERRORS):  # what could be read of a damaged block is kept
+        with contextlib.suppress(*DECODER_ERRORS):  # what could be read of a damaged block is kept
             _collect(read_exif(exif), tags)
     return json.dumps(dict(sorted(tags.items())[:MAX_TAGS]))
 

@@ -3,8 +3,10 @@
 import secrets
 from functools import lru_cache
 
-from infra.errors import DiptychError, OutputError
-from infra.s3_objects import S3Objects
+from infra.errors import OutputError
+from infra.s3_objects import CHECK_PREFIX, S3Objects
+
+OTHER_VERSION = '"00000000000000000000000000000000"'
 
 
 @lru_cache(maxsize=64)
@@ -13,12 +15,17 @@ def honours_conditions(url: str) -> bool:
 
     Raises OutputError and StorageFailed when the storage cannot be written at all.
     """
-    objects, name = S3Objects(url), f"condition-check-{secrets.token_hex(8)}"
-    objects.write_bytes(name, b"first")
-    try:
-        return not _is_created_twice(objects, name) and not _is_replaced_blindly(objects, name)
-    finally:
+    objects = S3Objects(url)
+    while True:
+        name = f"{CHECK_PREFIX}{secrets.token_hex(8)}"
+        objects.write_bytes(name, b"first")
+        honoured = not objects.create(name, b"second") and not objects.replace(name, b"third", OTHER_VERSION)
+        info = objects.info(name)
+        if info is None:
+            continue  # swept meanwhile by another process: the answers mean nothing
+        honoured = honoured and objects.replace(name, b"fourth", info.version or "")
         objects.delete([name])
+        return honoured
 
 
 def require_conditions(url: str) -> None:
@@ -29,20 +36,3 @@ def require_conditions(url: str) -> None:
             "A place that several processes write to must honour them; Amazon S3, MinIO and SeaweedFS do.",
             "Choose another storage, or a local folder.",
         )
-
-
-def _is_created_twice(objects: S3Objects, name: str) -> bool:
-    try:
-        return objects.create(name, b"second")
-    except DiptychError:
-        return True  # not known to the server: as good as ignored
-
-
-def _is_replaced_blindly(objects: S3Objects, name: str) -> bool:
-    try:
-        if objects.replace(name, b"third", '"00000000000000000000000000000000"'):
-            return True
-        current = objects.info(name)
-        return current is None or not objects.replace(name, b"fourth", current.version or "")
-    except DiptychError:
-        return True

@@ -4,7 +4,7 @@ import io
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 from urllib.parse import urlsplit
 
 from infra.files import FileEntry
@@ -12,6 +12,8 @@ from infra.s3_client import CONDITION_FAILED, MISSING, error_code, explained, s3
 
 PART_BYTES = 32 << 20  # a shard of 10,000 pictures has about 250 MB
 WRITER = "writer"  # the metadata that tells whose write an object is
+CHECK_PREFIX = ".check-"  # objects that only try what the storage can do
+UNKNOWN = "NotImplemented"  # the server knows no conditions
 CONFLICT = "ConditionalRequestConflict"  # two conditional writes met; neither was done
 CONDITION_TRIES = 5
 READ_TRIES = 5
@@ -67,7 +69,7 @@ class S3Objects:
         with explained(f"{self.url}/{path}"):
             return str(s3_client().put_object(**self._key(path), Body=data)["ETag"])
 
-    def write_file(self, path: str, source: BinaryIO) -> str:
+    def write_file(self, path: str, source: IO[bytes]) -> str:
         """Writes the whole object from a file, in parts when it is large; returns its version."""
         from boto3.s3.transfer import TransferConfig
 
@@ -82,7 +84,10 @@ class S3Objects:
         return info.version
 
     def create(self, path: str, data: bytes) -> bool:
-        """Writes the object unless there is one (`If-None-Match: *`); says whether it is now this writer's."""
+        """Writes the object unless there is one (`If-None-Match: *`); says whether it is now this writer's.
+
+        Servers that do not know conditions write it in any case: see `infra.conditions`.
+        """
         return self._write_if(path, data, {"IfNoneMatch": "*"})
 
     def replace(self, path: str, data: bytes, version: str) -> bool:
@@ -100,8 +105,14 @@ class S3Objects:
                 keys = [{"Key": self._key(path)["Key"]} for path in paths[start : start + DELETE_AT_ONCE]]
                 s3_client().delete_objects(Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
 
-    def abort_uploads(self) -> int:
-        """Ends multipart uploads that writers that were killed have left open; returns how many."""
+    def sweep(self) -> int:
+        """Removes what processes that were killed have left: open multipart uploads, and checks of the storage."""
+        checks = [entry.path for entry in self.list_files("", recursive=False) if entry.path.startswith(CHECK_PREFIX)]
+        if checks:
+            self.delete(checks)
+        return len(checks) + self._abort_uploads()
+
+    def _abort_uploads(self) -> int:
         place = self._key("")
         prefix, ended = place["Key"].strip("/"), 0
         with explained(self.url):
@@ -152,6 +163,9 @@ class S3Objects:
                         # The write may be our own: done, its answer lost, and tried again by boto3.
                         head = self._head(path)
                         return head is not None and head.get("Metadata", {}).get(WRITER) == token
+                    if error_code(error) == UNKNOWN:
+                        self.write_bytes(path, data)
+                        return True
                     if error_code(error) != CONFLICT:
                         raise
         return False
@@ -160,7 +174,7 @@ class S3Objects:
 class _Unclosed:
     """A file that outlives its upload: boto3 would close it."""
 
-    def __init__(self, source: BinaryIO) -> None:
+    def __init__(self, source: IO[bytes]) -> None:
         self._source = source
 
     def read(self, size: int = -1) -> bytes:
@@ -171,6 +185,9 @@ class _Unclosed:
 
     def tell(self) -> int:
         return self._source.tell()
+
+    def close(self) -> None:
+        pass
 
 
 class _RangeReader(io.RawIOBase):

@@ -3,7 +3,7 @@
 import hashlib
 import tempfile
 from types import TracebackType
-from typing import BinaryIO
+from typing import IO
 
 from infra.local_files import publish, temporary_path, unwritable
 from infra.storage import Storage
@@ -14,7 +14,7 @@ BUFFER_BYTES = 1 << 20
 class HashedStream:
     """A stream that can only be appended to, with the size and the hash of what has been written."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._digest = hashlib.sha256()
         self.size_bytes = 0
@@ -65,7 +65,7 @@ class StagedFile:
         self._storage = storage
         self._temporary = temporary_path(storage.local_path(path)) if storage.is_local else None
         if self._temporary is None:
-            self._file: BinaryIO = tempfile.TemporaryFile(buffering=BUFFER_BYTES)  # noqa: SIM115 - closed by __exit__
+            self._file: IO[bytes] = tempfile.TemporaryFile(buffering=BUFFER_BYTES)  # noqa: SIM115 - closed by __exit__
         else:
             try:
                 self._temporary.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -16,7 +16,7 @@ import pyarrow.fs as pafs
 from infra.errors import InputError, OutputError
 from infra.files import FileEntry
 from infra.local_files import TEMPORARY_SUFFIX, LocalWriter
-from infra.s3_objects import S3Objects
+from infra.s3_objects import CHECK_PREFIX, S3Objects
 from infra.settings import absolute_place
 
 HASH_CHUNK_BYTES = 8 << 20
@@ -136,7 +136,7 @@ class Storage:
             self.put_stream(stream, path)
         source.unlink()
 
-    def put_stream(self, source: BinaryIO, path: str) -> str | None:
+    def put_stream(self, source: IO[bytes], path: str) -> str | None:
         """Copies a seekable file to `path` of a storage that is not local; returns its version."""
         if self.s3 is not None:
             return self.s3.write_file(path, source)
@@ -166,7 +166,7 @@ class Storage:
     def sweep_unfinished(self) -> int:
         """Removes what writers that were killed left behind here; returns how many files or uploads."""
         if self.s3 is not None:
-            return self.s3.abort_uploads()
+            return self.s3.sweep()
         leftovers = list(self.local_path().glob(f".*{TEMPORARY_SUFFIX}")) if self.is_local else []
         for leftover in leftovers:
             leftover.unlink(missing_ok=True)
@@ -174,7 +174,7 @@ class Storage:
 
     def require_writable(self) -> None:
         """Raises OutputError unless files can be made at the root; leaves nothing there, not even the folder."""
-        name = f"write-check-{secrets.token_hex(4)}"
+        name = f"{CHECK_PREFIX}{secrets.token_hex(8)}"
         if not self.is_local:
             self.write_bytes(name, b"diptych")
             self.delete(name)

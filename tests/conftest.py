@@ -5,12 +5,20 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 from object_store import ObjectStore
+from store_client import UseStore, forget_clients
 
 from infra.cluster import Cluster, connect
 
 # Shared machines stall for longer than hypothesis would allow an example.
 settings.register_profile("diptych", deadline=None)
 settings.load_profile("diptych")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kill-rounds", type=int, default=3, help="kills of each stress test")
+    parser.addoption(
+        "--kill-seed", type=int, default=None, help="seed of the stress tests' moments; random if not given"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +33,17 @@ def object_store() -> Iterator[ObjectStore]:
     """A running SeaweedFS, shared by all tests of the session: each uses a prefix of its own and leaves it running."""
     with ObjectStore() as store:
         yield store
+
+
+@pytest.fixture
+def use_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[UseStore]:
+    """Points this process at a store."""
+    yield UseStore(monkeypatch)
+    forget_clients()
+
+
+@pytest.fixture
+def store(object_store: ObjectStore, use_store: UseStore) -> ObjectStore:
+    """The shared store, which this process is a client of."""
+    use_store(object_store.environment())
+    return object_store

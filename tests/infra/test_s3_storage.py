@@ -9,10 +9,10 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import UseStore
 from fault_proxy import FaultProxy
 from object_store import ObjectStore
 from other_stores import localbucket, moto_server, nanio
+from store_client import UseStore
 
 from infra.conditions import honours_conditions, require_conditions
 from infra.errors import OutputError, StorageFailed
@@ -77,6 +77,9 @@ def test_parquet_is_read_by_range_and_streams_from_the_start(storage: Storage):
 
 def test_a_file_of_several_parts_arrives_whole_with_a_version(storage: Storage):
     data = bytes(range(256)) * (PART_BYTES // 256 + 1000)
+    small = io.BytesIO(b"small")
+    storage.put_stream(small, "small")
+    assert storage.read_bytes("small") == b"small" and not small.closed
     version = storage.put_stream(io.BytesIO(data), "large")
     info = storage.info("large")
     assert info is not None and (info.size_bytes, info.version) == (len(data), version)
