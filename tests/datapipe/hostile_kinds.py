@@ -1,7 +1,7 @@
 """The kinds of answers that a hostile web gives, each with the status that it must be counted under.
 
-`<self>` in a redirect stands for the web's own host and port, `<port>` for the port. A build over them allows 127.0.0.1 alone, goes by the
-name of OUR_TOKEN, reads at most MAX_BYTES and follows at most MAX_REDIRECTS.
+`<self>` in a redirect stands for the web's own host and port, `<port>` for the port. A build over them allows
+127.0.0.1 alone, goes by the name of OUR_TOKEN, reads at most MAX_BYTES and follows at most MAX_REDIRECTS.
 """
 
 import gzip
