@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -111,8 +112,8 @@ def segment_at(jpeg: bytes, marker: int) -> slice:
 
 
 def cmyk_without_adobe() -> bytes:
-    """Ink values as they are and no marker of Adobe's, which would say that they are inverted."""
-    jpeg = saved(inverted(inks(has_black=True)), "JPEG", quality=98)
+    """Inverted inks without the marker that says so: browsers take all CMYK in JPEG as inverted."""
+    jpeg = saved(inks(has_black=True), "JPEG", quality=98)
     adobe = segment_at(jpeg, 0xEE)
     return jpeg[: adobe.start] + jpeg[adobe.stop :]
 
@@ -201,6 +202,38 @@ def animated(kind: str, **options: object) -> bytes:
     return saved(quarters(), kind, save_all=True, append_images=others, duration=100, **options)
 
 
+def png_of(rows: np.ndarray, depth: int, colour_type: int, *more: tuple[bytes, bytes]) -> bytes:
+    """A PNG of packed rows (one row of bytes each), of a kind that neither library writes.
+
+    Source: https://www.w3.org/TR/png-3/#11Chunks
+    """
+    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, depth, colour_type, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    parts = [(b"IHDR", header), *more, (b"IDAT", pixels), (b"IEND", b"")]
+    chunks = (struct.pack(">I", len(data)) + name + data + crc(name + data) for name, data in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def crc(data: bytes) -> bytes:
+    return struct.pack(">I", zlib.crc32(data))
+
+
+def packed_greys(depth: int) -> np.ndarray:
+    """Rows of AS_FEW_GREYS in 2 or 4 bits a pixel."""
+    values = np.asarray(quarters(AS_FEW_GREYS).convert("L")) >> (8 - depth)
+    bits = np.unpackbits(values[..., None], axis=2)[..., 8 - depth :]
+    return np.packbits(bits.reshape(HEIGHT, -1), axis=1)
+
+
+def gif_with_small_frame() -> bytes:
+    """The right half alone; the screen is wider."""
+    body = bytearray(saved(quarters().crop((WIDTH // 2, 0, WIDTH, HEIGHT)).quantize(2), "GIF"))
+    body[6:8] = struct.pack("<H", WIDTH)
+    place = body.index(b"," + struct.pack("<HHHH", 0, 0, WIDTH // 2, HEIGHT))
+    body[place + 1 : place + 3] = struct.pack("<H", WIDTH // 2)
+    return bytes(body)
+
+
 def with_colour_key() -> bytes:
     """A PNG without alpha that names one colour as transparent."""
     return saved(quarters(), "PNG", transparency=RED)
@@ -221,6 +254,8 @@ def palette_with_half_transparency() -> bytes:
 SEEN_THROUGH: Colours = (WHITE, GREEN, BLUE, WHITE)
 HALF_SEEN: Colours = (tuple(round(127 / 255 * 255 + 128 / 255 * c) for c in RED), GREEN, BLUE, WHITE)  # type: ignore[assignment]
 GREY_SEEN_THROUGH: Colours = (WHITE, *AS_GREYS[1:])
+AS_FEW_GREYS: Colours = ((0,) * 3, (85,) * 3, (170,) * 3, (255,) * 3)  # type: ignore[assignment]
+RIGHT_HALF: Colours = (WHITE, GREEN, WHITE, WHITE)
 BLACK_AND_WHITE: Colours = (BLACK, WHITE, WHITE, BLACK)
 JPEG_SAMPLING, JPEG_RESTARTS = cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_RST_INTERVAL
 
@@ -278,6 +313,24 @@ def pngs() -> dict[str, Odd]:
         "PNG of 16 bits, grey": Odd(by_opencv(".png", sixteen(grey())), AS_GREYS),
         "PNG of 16 bits, RGB": Odd(by_opencv(".png", sixteen(quarters()))),
         "PNG of 16 bits, RGBA": Odd(by_opencv(".png", sixteen(see_through(quarters()))), SEEN_THROUGH),
+        "PNG of 16 bits, grey and alpha": Odd(
+            png_of(sixteen(see_through(grey())).astype(">u2").reshape(HEIGHT, -1), 16, 4), GREY_SEEN_THROUGH
+        ),
+        "PNG of 16 bits, with colour key": Odd(
+            png_of(
+                sixteen(quarters()).astype(">u2").reshape(HEIGHT, -1),
+                16,
+                2,
+                (b"tRNS", struct.pack(">HHH", *(257 * value for value in RED))),
+            ),
+            SEEN_THROUGH,
+        ),
+        "PNG of 16 bits, grey with key": Odd(
+            png_of(sixteen(grey()).astype(">u2"), 16, 0, (b"tRNS", struct.pack(">H", 257 * GREYS[0]))),
+            GREY_SEEN_THROUGH,
+        ),
+        "PNG of 2 bits, grey": Odd(png_of(packed_greys(2), 2, 0), AS_FEW_GREYS),
+        "PNG of 4 bits, grey": Odd(png_of(packed_greys(4), 4, 0), AS_FEW_GREYS),
         "PNG animated": Odd(animated("PNG")),
         "PNG animated, first is default": Odd(animated("PNG", default_image=True)),
         "PNG with other profile": Odd(saved(quarters(), "PNG", icc_profile=swapped_profile())),
@@ -291,6 +344,7 @@ def other_formats() -> dict[str, Odd]:
         "GIF grey": Odd(saved(grey(), "GIF"), AS_GREYS),
         "GIF with transparency": Odd(saved(clear, "GIF"), SEEN_THROUGH),
         "GIF interlaced": Odd(saved(quarters(), "GIF", interlace=1)),
+        "GIF with a small frame": Odd(gif_with_small_frame(), RIGHT_HALF),
         "GIF animated": Odd(animated("GIF")),
         "WebP": Odd(saved(quarters(), "WEBP", quality=95), QUARTERS, LOSSY),
         "WebP lossless": Odd(saved(quarters(), "WEBP", lossless=True)),

@@ -16,8 +16,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 from hostile_kinds import BUSY, KINDS, MAX_BYTES, MAX_REDIRECTS, OUR_TOKEN, PHOTO, TARGETS
-from hostile_rows import CAPTIONS, JSON_CAPTIONS, expected_statuses, hostile_rows
+from hostile_rows import CAPTIONS, ESCAPES, JSON_CAPTIONS, expected_statuses, hostile_rows
 from hostile_web import HostileWeb
 
 from datapipe.build import BuildResult, build, check_build
@@ -26,6 +27,7 @@ from datapipe.dataset import Dataset
 from datapipe.fetch import Fetcher, FetchRequest
 from datapipe.status import SampleStatus
 from infra.cluster import Cluster
+from infra.errors import UserError
 from infra.progress import Progress
 
 EXPECTED = expected_statuses()
@@ -48,6 +50,7 @@ class Built:
     folder: Path
     result: BuildResult
     output: str
+    worker_logs: str
     seconds: float
     web: HostileWeb
     rows: dict[str, dict[str, Any]]
@@ -66,7 +69,14 @@ def built(tmp_path_factory: pytest.TempPathFactory, ray_cluster: Cluster) -> Ite
         with Progress(stream) as progress:
             result = build(settings, progress)
         seconds = time.monotonic() - started
-        yield Built(folder, result, stream.getvalue(), seconds, web, read_rows(folder))
+        yield Built(folder, result, stream.getvalue(), worker_logs(), seconds, web, read_rows(folder))
+
+
+def worker_logs() -> str:
+    """What Ray's workers have printed and logged so far; their sockets lie beside their logs."""
+    folder = Path(ray.nodes()[0]["ObjectStoreSocketName"]).parents[1] / "logs"
+    paths = [path for pattern in ("worker-*", "ray-data/*") for path in folder.glob(pattern)]
+    return "".join(path.read_text(errors="replace") for path in paths)
 
 
 def config(folder: Path, **values: object) -> BuildConfig:
@@ -188,7 +198,9 @@ def test_no_cookie_secret_or_other_header_of_a_server_comes_back(built: Built):
 def test_no_value_of_the_list_or_the_web_is_said_aloud_or_names_a_file(built: Built):
     assert not OBEYED.search(built.output), built.output
     values = [row[name] for row in built.rows.values() for name in ("url", "caption") if row[name]]
-    assert not [value for value in values if len(value) > 6 and value in built.output]
+    for said in (built.output, built.worker_logs):
+        assert not [value for value in values if len(value) > 6 and value in said]
+        assert "owned" not in said and "\x1b]0;" not in said
     messages = {row["error_message"] for row in built.rows.values() if row["error_message"]}
     assert all(message.isprintable() and len(message) < 100 for message in messages)
     for path in (built.folder / "dataset").rglob("*"):
@@ -214,3 +226,23 @@ def test_no_name_of_this_machine_leads_to_it_unless_allowed(name: str, web: Host
         SampleStatus.TIMEOUT,
     }
     assert not web.asked
+
+
+HOSTILE_LISTS = {
+    "column.csv": f"url,{ESCAPES}\n",
+    "twice.csv": f"url,{ESCAPES},{ESCAPES}\n",
+    "fields.csv": "url,caption\na,b,c\x1b[31m\n",
+    "quote.csv": 'url,caption\na,"\x1b[31m\n',
+    "object.jsonl": '"\x1b[31m"\n',
+    "column.jsonl": json.dumps({"url": "a", ESCAPES: "b"}) + "\n",
+    "array.json": json.dumps({ESCAPES: "b"}),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_LISTS)
+def test_an_error_about_a_list_has_nothing_that_a_terminal_obeys(name: str, tmp_path: Path):
+    (tmp_path / name).write_text(HOSTILE_LISTS[name] + "http://127.0.0.1/,x\n" * name.endswith(".csv"), newline="")
+    with pytest.raises(UserError) as caught:
+        check_build(config(tmp_path, input=str(tmp_path / name)))
+    print(repr(str(caught.value)))
+    assert not OBEYED.search(str(caught.value)) and "\x1b" not in str(caught.value)

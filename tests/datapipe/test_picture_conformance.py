@@ -5,13 +5,15 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from odd_pictures import HEIGHT, ODD_PICTURES, QUARTERS, SWAPPED, WIDTH, Colours, quarters, saved, segment_at
+from PIL import Image
 
 from datapipe.addresses import Refusal
 from datapipe.config import BuildConfig
@@ -19,9 +21,25 @@ from datapipe.image import StoredImage, process_image
 from datapipe.status import SampleStatus as Status
 
 SMALLER = 48  # the shorter side after shrinking
-LOST = 255.0  # the score of a picture that is refused, or comes out with sides of other lengths
-FAULTS: dict[str, str] = {}  # what diptych does not do right yet, by name
+LOST = 256.0  # the score of a picture that is refused, or comes out with sides of other lengths
+# What diptych does not do right yet, by name.
+FAULTS = {
+    "JPEG 2000 of 16 bits, RGB": "Pillow rounds up beyond 8 bits: 65,408 and more become 0, so that white is black",
+    "PNG of 16 bits, grey with key": "_from_16_bit leaves the transparent colour as it is",
+    "JPEG that claims to be higher": "lines that are not there become grey: libjpeg's remark is no error to Pillow",
+    "ICO-0.3": "not_an_image: the magic of ICO is not among those that are known",
+    "heic": "broken_image: every ISO file is taken for an AVIF",
+    "mp4": "broken_image: every ISO file is taken for an AVIF",
+}
 MEMORY_LIMIT_BYTES = 200 << 20
+
+
+def with_faults(names: Iterable[str]) -> list[Any]:
+    """Those that are known to fail are marked; one that does not any more fails the test."""
+    return [
+        pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=FAULTS[name])) if name in FAULTS else name
+        for name in names
+    ]
 
 
 def config(**values: object) -> BuildConfig:
@@ -66,13 +84,7 @@ def scores(name: str, tool: Callable[[bytes, int], bytes | None]) -> tuple[float
     return whole, score(tool(odd.body, SMALLER), odd.colours, small)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=FAULTS[name])) if name in FAULTS else name
-        for name in ODD_PICTURES
-    ],
-)
+@pytest.mark.parametrize("name", with_faults(ODD_PICTURES))
 def test_an_odd_picture_looks_right(name: str):
     assert max(scores(name, diptychs)) <= ODD_PICTURES[name].tolerance
 
@@ -108,38 +120,39 @@ def refused(body: bytes) -> Status:
     return result.status
 
 
-TRUNCATED = [name for name in ODD_PICTURES if name.split(",")[0].split(" ")[0] not in {"PPM", "PGM", "PBM"}]
+KINDS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "JPEG2000", "BMP", "TIFF", "PPM", "ICO")
 
 
-@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "AVIF", "JPEG2000", "BMP", "TIFF", "PPM", "ICO"])
-def test_a_cut_picture_is_broken(kind: str, share: float):
+@pytest.mark.parametrize("name", with_faults(f"{kind}-{share}" for kind in KINDS for share in (0.3, 0.6, 0.9)))
+def test_a_cut_picture_is_broken(name: str):
+    kind, share = name.split("-")
     noise = np.random.default_rng(1).integers(0, 256, (128, 128, 3), np.uint8)
-    body = saved(quarters().resize((128, 128)).__class__.fromarray(noise), kind)
-    assert refused(body[: int(len(body) * share)]) is Status.BROKEN_IMAGE
+    body = saved(Image.fromarray(noise), kind)
+    assert refused(body[: int(len(body) * float(share))]) is Status.BROKEN_IMAGE
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"\0" * 5000,
-        b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>",
-        b"<?xml version='1.0'?><!DOCTYPE x [<!ENTITY a SYSTEM 'file:///etc/passwd'>]><svg>&a;</svg>",
-        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) (r) file\n",
-        b"\xc5\xd0\xd3\xc6" + bytes(200),
-        b"%PDF-1.7\n1 0 obj\n<<>>\nendobj\n",
-        b"PK\x03\x04" + bytes(200),
-        b"\x7fELF" + bytes(200),
-        b"8BPS\0\1" + bytes(200),
-        b"push graphic-context\nimage over 0,0 0,0 'https://127.0.0.1/\"|touch owned\"'\n",
-        b"\xff",
-        b"#define x_width 9\n#define x_height 9\nstatic char x_bits[] = {0};",
-        b"/* XPM */\nstatic char *a[] = {};",
-    ],
-    ids=["zeros", "svg", "svg with entity", "eps", "dos eps", "pdf", "zip", "elf", "psd", "mvg", "byte", "xbm", "xpm"],
-)
-def test_what_is_no_picture_of_the_web_is_not_opened(body: bytes):
-    assert refused(body) is Status.NOT_AN_IMAGE
+NO_PICTURES: dict[str, bytes] = {
+    "zeros": b"\0" * 5000,
+    "byte": b"\xff",
+    "svg": b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>",
+    "svg with entity": b"<?xml version='1.0'?><!DOCTYPE x [<!ENTITY a SYSTEM 'file:///etc/passwd'>]><svg>&a;</svg>",
+    "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) (r) file\n",
+    "dos eps": b"\xc5\xd0\xd3\xc6" + bytes(200),
+    "pdf": b"%PDF-1.7\n1 0 obj\n<<>>\nendobj\n",
+    "zip": b"PK\x03\x04" + bytes(200),
+    "elf": b"\x7fELF" + bytes(200),
+    "psd": b"8BPS\0\1" + bytes(200),
+    "mvg": b"push graphic-context\nimage over 0,0 0,0 'https://127.0.0.1/\"|touch owned\"'\n",
+    "xbm": b"#define x_width 9\n#define x_height 9\nstatic char x_bits[] = {0};",
+    "xpm": b"/* XPM */\nstatic char *a[] = {};",
+    "mp4": b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + bytes(200),
+    "heic": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200),
+}
+
+
+@pytest.mark.parametrize("name", with_faults(NO_PICTURES))
+def test_what_is_no_picture_of_a_known_format_is_not_opened(name: str):
+    assert refused(NO_PICTURES[name]) is Status.NOT_AN_IMAGE
 
 
 def chunk(name: bytes, data: bytes) -> bytes:
@@ -257,6 +270,6 @@ LIES: dict[str, bytes] = {
 }
 
 
-@pytest.mark.parametrize("name", LIES)
+@pytest.mark.parametrize("name", with_faults(LIES))
 def test_a_header_that_lies_is_a_broken_picture(name: str):
     assert refused(LIES[name]) is Status.BROKEN_IMAGE
