@@ -365,6 +365,7 @@ def other_formats() -> dict[str, Odd]:
         "JPEG 2000 with alpha": Odd(saved(clear, "JPEG2000"), SEEN_THROUGH),
         "JPEG 2000 of 16 bits, grey": Odd(by_opencv(".jp2", sixteen(grey())), AS_GREYS, LOSSY),
         "JPEG 2000 of 16 bits, RGB": Odd(by_opencv(".jp2", sixteen(quarters())), QUARTERS, LOSSY),
+        "JPEG 2000 of 16 bits, RGBA": Odd(by_opencv(".jp2", sixteen(see_through(quarters()))), SEEN_THROUGH, LOSSY),
         "BMP": Odd(saved(quarters(), "BMP")),
         "BMP palette": Odd(saved(quarters().quantize(4), "BMP")),
         "BMP of 1 bit": Odd(saved(quarters(BLACK_AND_WHITE).convert("1"), "BMP"), BLACK_AND_WHITE),

@@ -25,6 +25,7 @@ LOST = 256.0  # the score of a picture that is refused, or comes out with sides 
 # What diptych does not do right yet, by name.
 FAULTS = {
     "JPEG 2000 of 16 bits, RGB": "Pillow rounds up beyond 8 bits: 65,408 and more become 0, so that white is black",
+    "JPEG 2000 of 16 bits, RGBA": "the same with alpha: what is opaque becomes transparent, so that all is white",
     "PNG of 16 bits, grey with key": "_from_16_bit leaves the transparent colour as it is",
     "JPEG that claims to be higher": "lines that are not there become grey: libjpeg's remark is no error to Pillow",
     "ICO-0.3": "not_an_image: the magic of ICO is not among those that are known",
