@@ -28,6 +28,8 @@ FAULTS = {
     "JPEG 2000 of 16 bits, RGBA": "the same with alpha: what is opaque becomes transparent, so that all is white",
     "PNG of 16 bits, grey with key": "_from_16_bit leaves the transparent colour as it is",
     "JPEG that claims to be higher": "lines that are not there become grey: libjpeg's remark is no error to Pillow",
+    "scans in CMYK": "scans are counted in JPEGs of one and three components alone",
+    "scans after a stray byte": "scans are not counted where the segments do not follow each other",
     "ICO-0.3": "not_an_image: the magic of ICO is not among those that are known",
     "heic": "broken_image: every ISO file is taken for an AVIF",
     "mp4": "broken_image: every ISO file is taken for an AVIF",
@@ -226,6 +228,32 @@ BOMBS: dict[str, tuple[bytes, set[Status]]] = {
         EITHER,
     ),
 }
+
+
+def with_scans(mode: str, scans: int) -> bytes:
+    """A progressive JPEG whose last scan comes again and again: each goes over the whole picture."""
+    body = saved(Image.new(mode, (256, 256)), "JPEG", progressive=True)
+    last = body.rindex(b"\xff\xda")
+    return body[:-2] + body[last:-2] * scans + body[-2:]
+
+
+def after_a_stray_byte(body: bytes) -> bytes:
+    """With a zero between two segments, where Pillow looks over it."""
+    tables = body.index(b"\xff\xdb")
+    return body[:tables] + b"\0" + body[tables:]
+
+
+SCANS = {
+    "scans": with_scans("RGB", 200),
+    "scans in grey": with_scans("L", 200),
+    "scans in CMYK": with_scans("CMYK", 200),
+    "scans after a stray byte": after_a_stray_byte(with_scans("RGB", 200)),
+}
+
+
+@pytest.mark.parametrize("name", with_faults(SCANS))
+def test_a_picture_of_hundreds_of_scans_is_not_decoded(name: str):
+    assert refused(SCANS[name]) is Status.BROKEN_IMAGE
 
 
 def memory(field: str) -> int:
