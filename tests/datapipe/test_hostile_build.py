@@ -86,7 +86,7 @@ def config(folder: Path, **values: object) -> BuildConfig:
         "input": str(folder / "list"),
         "output": str(folder / "dataset"),
         "number_sample_per_shard": 100,
-        "timeout": 1.0,
+        "timeout": 1.5,
         "retries": 1,
         "max_download_bytes": MAX_BYTES,
         "max_redirects": MAX_REDIRECTS,
