@@ -5,12 +5,13 @@ import os
 import socket
 import struct
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 Handler = Callable[["Visit"], None]
+
+TLS_HANDSHAKE = b"\x16"  # RFC 8446, 5.1: the first byte of a client's hello
 
 
 @dataclass
@@ -32,6 +33,21 @@ class Visit:
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
         self.send("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body)
 
+    @property
+    def port(self) -> int:
+        """The web's own port."""
+        return int(self.connection.getsockname()[1])
+
+    def cut(self, data: bytes) -> None:
+        """Sends the bytes as they are and ends the connection."""
+        self.send(data)
+        self.close()
+
+    def repeat(self, data: bytes, every_s: float = 0.0) -> None:
+        """Sends the bytes again and again, until the client goes or the web closes."""
+        while not self.is_closing.wait(every_s):
+            self.send(data)
+
     def reset(self) -> None:
         """Breaks the connection off with a TCP reset."""
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -52,6 +68,7 @@ class HostileWeb:
 
     handlers: dict[str, Handler] = field(default_factory=dict)
     asked: Counter[str] = field(default_factory=Counter)
+    seen_headers: list[dict[str, str]] = field(default_factory=list)
     running: int = 0
     most_running: int = 0
 
@@ -89,6 +106,9 @@ class HostileWeb:
 
     def _serve(self, connection: socket.socket) -> None:
         with contextlib.suppress(OSError, ValueError), connection, connection.makefile("rb") as stream:
+            if stream.peek(1)[:1] == TLS_HANDSHAKE:
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                return
             while line := stream.readline(65536):
                 path = line.decode("latin-1").split(" ")[1]
                 headers: dict[str, str] = {}
@@ -102,6 +122,7 @@ class HostileWeb:
         with self._lock:
             visit.earlier = self.asked[path]
             self.asked[path] += 1
+            self.seen_headers.append(visit.headers)
             self.running += 1
             self.most_running = max(self.most_running, self.running)
         try:
@@ -114,13 +135,10 @@ class HostileWeb:
 def drip(visit: Visit, byte_every_s: float = 0.2) -> None:
     """Sends a large answer, byte by byte."""
     visit.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
-    while not visit.is_closing.is_set():
-        visit.send(b"x")
-        time.sleep(byte_every_s)
+    visit.repeat(b"x", byte_every_s)
 
 
 def endless(visit: Visit) -> None:
     """Sends a body without length and without end."""
     visit.send(b"HTTP/1.1 200 OK\r\n\r\n")
-    while not visit.is_closing.is_set():
-        visit.send(b"\xff\xd8\xff\xe0" * 16384)
+    visit.repeat(b"\xff\xd8\xff\xe0" * 16384)
