@@ -136,7 +136,11 @@ def _bound(config: BuildConfig, plans: Sequence[ShardPlan]) -> str:
     """The time that a shard can take at worst: every URL hangs, and all lie on one host."""
     longest = max(plan.rows for plan in plans)
     turns = -(-longest // min(config.connections, config.connections_per_host))
-    bound = turns * longest_url_s(config.timeout, config.retries)
+    requests = 2 if config.respect_robots_txt else 1  # each host's robots.txt is one more
+    bound = requests * turns * longest_url_s(config.timeout, config.retries)
+    if config.requests_per_second_per_host is not None:
+        hops = (config.retries + 1) * (config.max_redirects + 1)
+        bound += requests * longest * hops / config.requests_per_second_per_host
     return f"build  {len(plans):,} shards to do; each ends within {duration(bound)}, even if every host hangs"
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from datapipe.config import BuildConfig, IccMode
+from datapipe.jpeg2000 import decode_deep, is_deep
 from datapipe.resize import Pixels
 
 # Pillow knows more, some of which start other programs (EPS) or read other files.
@@ -33,6 +34,8 @@ DECODER_ERRORS = (
     cv2.error,
 )
 ORIENTATION_TAG = 0x0112
+STRIP_PIXELS = 4_000_000
+WHITE = 255
 
 
 def open_image(body: bytes, config: BuildConfig) -> Image.Image:
@@ -45,14 +48,19 @@ def open_image(body: bytes, config: BuildConfig) -> Image.Image:
     return Image.open(io.BytesIO(body), formats=_readable_formats())
 
 
-def decode_image(image: Image.Image, config: BuildConfig, *, reduction: int) -> Pixels:
-    """The first frame as stored (not yet upright), in RGB; a JPEG at 1/`reduction` of its size, rounded up."""
+def decode_image(image: Image.Image, body: bytes, config: BuildConfig, *, reduction: int) -> Pixels:
+    """The first frame as stored (not yet upright), in RGB; a JPEG at 1/`reduction` of its size, rounded up.
+
+    `image` is what `open_image` made of `body`. Raises one of DECODER_ERRORS.
+    """
+    if image.format == "JPEG2000" and is_deep(body):
+        return decode_deep(body)
     if reduction > 1:
         image.draft(None, (-(-image.width // reduction), -(-image.height // reduction)))
     image.load()
     if config.icc is IccMode.SRGB and image.info.get("icc_profile"):
         image = _to_srgb(image)
-    return np.asarray(_CONVERSIONS.get(image.mode, _convert)(image), dtype=np.uint8)
+    return _in_strips(image, _CONVERSIONS.get(image.mode, _convert))
 
 
 def exif_of(image: Image.Image) -> bytes:
@@ -108,6 +116,18 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     return converted or image
 
 
+def _in_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Pixels:
+    """Converts some lines at a time: the copies of a whole large picture would take gigabytes."""
+    lines = max(1, STRIP_PIXELS // image.width)
+    if lines >= image.height:
+        return np.asarray(convert(image), dtype=np.uint8)
+    pixels = np.empty((image.height, image.width, 3), dtype=np.uint8)
+    for top in range(0, image.height, lines):
+        bottom = min(image.height, top + lines)
+        pixels[top:bottom] = np.asarray(convert(image.crop((0, top, image.width, bottom))))
+    return pixels
+
+
 def _convert(image: Image.Image) -> Image.Image:
     return _on_white(image) if "transparency" in image.info else image.convert("RGB")
 
@@ -120,7 +140,10 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 def _from_16_bit(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.int64)
-    return Image.fromarray((values.clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+    pixels = (values.clip(0, 65535) >> 8).astype(np.uint8)
+    if isinstance(image.info.get("transparency"), int):
+        pixels[values == image.info["transparency"]] = WHITE
+    return Image.fromarray(pixels).convert("RGB")
 
 
 def _from_float(image: Image.Image) -> Image.Image:

@@ -5,6 +5,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pycurl
@@ -51,7 +52,8 @@ class _Job:
     host: str
     tries: int = 0
     hops: int = 0
-    deadline: float = 0.0  # of this try, with all its hops
+    left_s: float = 0.0  # of this try's time, while it waits for its turn
+    deadline: float = 0.0  # of this try, with all its hops, while it runs
 
 
 class Fetcher:
@@ -61,7 +63,7 @@ class Fetcher:
     request: while it says yes, requests under way go on and no new ones begin.
     """
 
-    def __init__(self, config: BuildConfig, resolver: Resolver | None = None) -> None:
+    def __init__(self, config: BuildConfig, resolver: Resolver | None = None, *, scratch: Path | None = None) -> None:
         self._config = config
         self._limits = TransferLimits(
             max_bytes=config.max_download_bytes,
@@ -69,6 +71,7 @@ class Fetcher:
             disallowed_directives=tuple(config.disallowed_header_directives),
             user_agent_token=config.user_agent_token,
             proxy=config.proxy,
+            scratch=None if scratch is None else str(scratch),
         )
         self._resolver = resolver or Resolver()
         self._loop = CurlLoop(config.connections)
@@ -125,7 +128,8 @@ class Fetcher:
         else:
             if job.hops == 0:
                 job.tries += 1
-                job.deadline = time.monotonic() + self._config.timeout
+                job.left_s = self._config.timeout
+            job.deadline = time.monotonic() + job.left_s
             yield from self._start(job)
 
     def _ask_robots(self, job: _Job) -> None:
@@ -172,14 +176,17 @@ class Fetcher:
     def _follow(self, job: _Job, target: str) -> Iterator[FetchResult]:
         """Goes to where an answer redirects; the new URL is held to the same rules as the first one."""
         url = clean_url(target)
-        if job.hops >= self._config.max_redirects:
+        if not target:
+            yield from self._end(job, SampleStatus.HTTP_OTHER, "redirected to nowhere")
+        elif job.hops >= self._config.max_redirects:
             yield from self._end(job, SampleStatus.TOO_MANY_REDIRECTS, "more redirects than allowed")
         elif isinstance(url, Refusal):
             yield from self._end(job, url.status, f"redirected: {url.message}")
         else:
             self._waiting.release(job.host)
             job.url, job.host, job.hops = url, urlsplit(url).netloc, job.hops + 1
-            self._waiting.add(job)
+            job.left_s = max(0.0, job.deadline - time.monotonic())
+            self._waiting.add(job, first=True)
 
     def _end(
         self, job: _Job, status: SampleStatus, message: str, body: bytes = b"", retry_after: str | None = None

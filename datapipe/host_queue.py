@@ -39,10 +39,11 @@ class HostQueues(Generic[Job]):
     def __bool__(self) -> bool:
         return self._jobs > 0
 
-    def add(self, job: Job) -> None:
-        """Puts the job at the end of its host's queue."""
+    def add(self, job: Job, *, first: bool = False) -> None:
+        """Puts the job at the end of its host's queue, or at its front."""
         self._jobs += 1
-        self._queues[job.host].append(job)
+        queue = self._queues[job.host]
+        queue.appendleft(job) if first else queue.append(job)
         self._offer(job.host)
 
     def add_later(self, job: Job, due: float) -> None:

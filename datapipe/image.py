@@ -11,11 +11,14 @@ from datapipe.decode import DECODER_ERRORS, decode_image, exif_of, make_upright,
 from datapipe.encode import encode
 from datapipe.exif import exif_json
 from datapipe.filters import refuse_shape
-from datapipe.jpeg import MAX_SCANS, JpegHeader, decode_jpeg, read_jpeg_header
+from datapipe.jpeg import JPEG_MAGIC, MAX_SCANS, JpegCutError, JpegHeader, count_scans, decode_jpeg, read_jpeg_header
 from datapipe.resize import Pixels, Size, needs_resize, reduction_for, resize, scaled_size
 from datapipe.status import SampleStatus
 
-MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\x00", b"MM\x00*")
+MAGIC = (
+    *(JPEG_MAGIC, b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\x00", b"MM\x00*", b"\x00\x00\x01\x00"),
+    *(b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51", b"P4", b"P5", b"P6", b"Pf", b"PF"),
+)
 STORED_FORMAT = {EncodeFormat.JPG: "JPEG", EncodeFormat.PNG: "PNG", EncodeFormat.WEBP: "WEBP"}
 CUT = Refusal(SampleStatus.BROKEN_IMAGE, "the picture is cut or damaged")
 
@@ -53,16 +56,19 @@ class _Opened:
 def process_image(body: bytes, config: BuildConfig) -> StoredImage | Refusal:
     """The downloaded picture as the config wants it stored, or why it is left out. Never raises for bad bytes."""
     header = read_jpeg_header(body)
-    if header is not None and header.scans > MAX_SCANS:
+    scans = header.scans if header is not None else count_scans(body) if body.startswith(JPEG_MAGIC) else 0
+    if scans > MAX_SCANS:
         return Refusal(SampleStatus.BROKEN_IMAGE, f"more than {MAX_SCANS} scans")
     if header is not None and not (header.has_icc and config.icc is IccMode.SRGB):
         try:
             return _process(_plain_jpeg(body, header, config), body, config)
+        except JpegCutError:
+            return CUT
         except ValueError:
             # libjpeg-turbo remarked on something; Pillow tells whether it matters.
             pass
     try:
-        return _process(_any_format(open_image(body, config), config), body, config)
+        return _process(_any_format(open_image(body, config), body, config), body, config)
     except Image.DecompressionBombError:
         return _too_many_pixels(config)
     except UnidentifiedImageError:
@@ -81,9 +87,9 @@ def _plain_jpeg(body: bytes, header: JpegHeader, config: BuildConfig) -> _Opened
     return _Opened((header.width, header.height), header.exif, True, is_stored_form, decode)
 
 
-def _any_format(image: Image.Image, config: BuildConfig) -> _Opened:
+def _any_format(image: Image.Image, body: bytes, config: BuildConfig) -> _Opened:
     def decode(reduction: int, _will_shrink: bool) -> Pixels:
-        return decode_image(image, config, reduction=reduction)
+        return decode_image(image, body, config, reduction=reduction)
 
     is_stored_form = (
         image.format == STORED_FORMAT[config.encode_format]
@@ -137,4 +143,8 @@ def _too_many_pixels(config: BuildConfig) -> Refusal:
 
 
 def _has_magic(body: bytes) -> bool:
-    return body.startswith(MAGIC) or (body[:4] == b"RIFF" and body[8:12] == b"WEBP") or body[4:8] == b"ftyp"
+    return (
+        body.startswith(MAGIC)
+        or (body[:4] == b"RIFF" and body[8:12] == b"WEBP")
+        or body[4:12] in (b"ftypavif", b"ftypavis")
+    )

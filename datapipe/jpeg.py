@@ -8,15 +8,21 @@ import simplejpeg
 
 from datapipe.resize import Pixels, Size
 
+JPEG_MAGIC = b"\xff\xd8\xff"
 PROGRESSIVE = 0xC2
 FRAMES = frozenset({0xC0, 0xC1, PROGRESSIVE})  # baseline, extended and progressive: what every encoder writes
 OTHER_FRAMES = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
 WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
 START_OF_SCAN, END_OF_IMAGE, APP1, APP2 = 0xDA, 0xD9, 0xE1, 0xE2
+SCAN = b"\xff\xda"
 EXIF, ICC = b"Exif\x00\x00", b"ICC_PROFILE\x00"
 # Each scan goes over the whole picture again, so that a small file with thousands of them takes hours.
 # Encoders write about ten. Source: https://libjpeg-turbo.org/pmwiki/uploads/About/TwoIssueswiththeJPEGStandard.pdf
 MAX_SCANS = 100
+
+
+class JpegCutError(Exception):
+    """A JPEG has fewer lines than its header says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +38,7 @@ class JpegHeader:
 
 def read_jpeg_header(body: bytes) -> JpegHeader | None:
     """The header of a JPEG of 8 bits in one or three components; None for all else, also when it is damaged."""
-    if not body.startswith(b"\xff\xd8\xff"):
+    if not body.startswith(JPEG_MAGIC):
         return None
     try:
         return _read_segments(body)
@@ -40,11 +46,28 @@ def read_jpeg_header(body: bytes) -> JpegHeader | None:
         return None
 
 
+def count_scans(body: bytes) -> int:
+    """The scans of a JPEG, and those of its thumbnail: within coded data a byte 0xFF is followed by 0x00."""
+    return body.count(SCAN)
+
+
 def decode_jpeg(body: bytes, header: JpegHeader, *, reduction: int, will_shrink: bool) -> Pixels:
     """Decodes to RGB at 1/`reduction` (1, 2, 4 or 8) of the stored size, rounded up.
 
-    Raises ValueError for whatever libjpeg-turbo has to remark, extra bytes between segments included.
+    Raises JpegCutError when its data end before its lines do, and ValueError for what another decoder may know.
     """
+    try:
+        return _decode(body, header, reduction, will_shrink, strict=True)
+    except ValueError as error:
+        remark = str(error)
+    if "premature end of data segment" in remark:
+        raise JpegCutError(remark)
+    if "extraneous bytes before marker" not in remark:
+        raise ValueError(remark)
+    return _decode(body, header, reduction, will_shrink, strict=False)  # cameras write such bytes; all decoders skip
+
+
+def _decode(body: bytes, header: JpegHeader, reduction: int, will_shrink: bool, *, strict: bool) -> Pixels:
     pixels = simplejpeg.decode_jpeg(
         body,
         "RGB",
@@ -52,6 +75,7 @@ def decode_jpeg(body: bytes, header: JpegHeader, *, reduction: int, will_shrink:
         fastupsample=will_shrink,
         min_height=-(-header.height // reduction),
         min_width=-(-header.width // reduction),
+        strict=strict,
     )
     return np.asarray(pixels, dtype=np.uint8)
 
@@ -70,9 +94,9 @@ def _read_segments(body: bytes) -> JpegHeader | None:
             place += 2
             continue
         if marker == START_OF_SCAN:
-            # Coded data has no 0xFF 0xDA, so that this counts scans. One that holds all components is the only one.
+            # A scan that holds all components is the only one.
             is_only = not is_progressive and body[place + 4] == components
-            scans = 1 if is_only else body.count(b"\xff\xda", place)
+            scans = 1 if is_only else count_scans(body)
             return JpegHeader(*size, exif, has_icc, scans) if size else None
         if marker == END_OF_IMAGE or marker in OTHER_FRAMES:
             return None

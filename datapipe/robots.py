@@ -12,6 +12,8 @@ def is_opt_out(headers: Iterable[str], disallowed: Iterable[str], user_agent_tok
     A value is `directive, directive…`, or `crawler: directive…` for that crawler alone (as img2dataset reads it).
     """
     refused = {directive.strip().lower() for directive in disallowed}
+    if "noindex" in refused:
+        refused.add("none")  # "equivalent to noindex, nofollow", as the header's inventors say
     token = user_agent_token.strip().lower() if user_agent_token else None
     for value in headers:
         name, colon, rest = value.lower().partition(":")

@@ -11,6 +11,7 @@ from datapipe.baton import Baton
 from datapipe.config import BuildConfig
 from datapipe.fetch import Fetcher, FetchRequest, FetchResult
 from datapipe.image import StoredImage, process_image
+from datapipe.image_store import scratch_folder
 from datapipe.isolation import IsolatedDecoder, ProcessImage
 from datapipe.marker import ShardStats
 from datapipe.outcome import RowOutcome
@@ -62,7 +63,10 @@ def build_shard(
     requests = [FetchRequest(row, url) for row, url in enumerate(table["url"].to_pylist())]
     progress = ShardProgress()
     output = storage_of(config.output)
-    with ShardWriter(output, plan.shard, table, config) as shard, Fetcher(config, tools.resolver) as fetcher:
+    with (
+        ShardWriter(output, plan.shard, table, config) as shard,
+        Fetcher(config, tools.resolver, scratch=scratch_folder(output)) as fetcher,
+    ):
         for result, stored in _processed(plan, requests, fetcher, config, tools, isolated):
             outcome = _outcome(result, stored, config)
             shard.add(result.row, outcome, stored.data if isinstance(stored, StoredImage) else None)

@@ -3,6 +3,7 @@
 import io
 import socket
 import ssl
+import tempfile
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -20,6 +21,9 @@ from datapipe.status import SampleStatus
 LOW_SPEED_BYTES_S = 1024
 LOW_SPEED_TIME_S = 3.0
 RECEIVE_BYTES = 256 << 10  # each piece that is received costs a call into Python
+HEADERS_END = (b"\r\n\r\n", b"\n\n", b"\n\r\n")
+# A body that grows larger waits on disk: many large ones at once would take gigabytes.
+MAX_BODY_IN_MEMORY = 2 << 20
 REDIRECTS = frozenset({301, 302, 303, 307, 308})  # RFC 9110, 15.4
 USER_AGENT = f"Mozilla/5.0 (compatible; diptych/{version('diptych')})"
 
@@ -43,6 +47,7 @@ class TransferLimits:
     disallowed_directives: tuple[str, ...]
     user_agent_token: str | None
     proxy: str | None
+    scratch: str | None = None  # where large bodies wait; None: with other temporary files
 
 
 class Transfer:
@@ -50,7 +55,7 @@ class Transfer:
 
     def __init__(self, limits: TransferLimits) -> None:
         self._limits = limits
-        self._body = io.BytesIO()
+        self._body = self._new_body()
         self._header = io.BytesIO()
         self.handle = pycurl.Curl()
         self._forget()
@@ -91,14 +96,17 @@ class Transfer:
         robots = self._header_values(b"x-robots-tag")
         if is_opt_out(robots, self._limits.disallowed_directives, self._limits.user_agent_token):
             return SampleStatus.OPT_OUT, "X-Robots-Tag forbids the use"
+        if not any(end in self._header.getvalue() for end in HEADERS_END):
+            return PROTOCOL_ERROR  # libcurl takes the end of the connection for that of the headers
         if not self._body.tell():
             return SampleStatus.EMPTY_BODY, "the answer has no body"
         return SampleStatus.SUCCESS, ""
 
     def take_body(self) -> bytes:
         """The body; the transfer lets go of it."""
-        body = self._body.getvalue()
-        self._body = io.BytesIO()
+        self._body.seek(0)
+        body = self._body.read()
+        self._body.close()
         return body
 
     @property
@@ -111,8 +119,14 @@ class Transfer:
         """Frees the handle."""
         self.handle.close()
 
+    def _new_body(self) -> "tempfile.SpooledTemporaryFile[bytes]":
+        return tempfile.SpooledTemporaryFile(
+            MAX_BODY_IN_MEMORY, dir=None if self._limits.scratch is None else str(self._limits.scratch)
+        )
+
     def _forget(self) -> None:
-        self._body = io.BytesIO()
+        self._body.close()
+        self._body = self._new_body()
         self._received = 0
         self._header.seek(0)
         self._header.truncate()
@@ -180,7 +194,7 @@ class Transfer:
 def resolve_entry(url: str, addresses: Addresses) -> str:
     """libcurl's `host:port:address,…`. Source: https://curl.se/libcurl/c/CURLOPT_RESOLVE.html"""
     parts = urlsplit(url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
+    port = parts.port if parts.port is not None else 443 if parts.scheme == "https" else 80
     quoted = (f"[{address}]" if ":" in address else address for address in addresses)
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     return f"{host}:{port}:{','.join(quoted)}"

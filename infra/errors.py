@@ -13,6 +13,13 @@ DiptychError                 root; prints as its own two or three lines, without
 """
 
 
+def printable(text: str) -> str:
+    """The text with whatever a terminal would obey written out; what a user or the web wrote may be in it."""
+    return "".join(
+        sign if sign.isprintable() or sign == "\n" else sign.encode("unicode_escape").decode() for sign in text
+    )
+
+
 class DiptychError(Exception):
     """An error with the three things a user needs: what was found and where, what is allowed, what to do.
 
@@ -23,9 +30,9 @@ class DiptychError(Exception):
 
     def __init__(self, found: str, allowed: str = "", fix: str = "") -> None:
         super().__init__(found, allowed, fix)
-        self.found = found
-        self.allowed = allowed
-        self.fix = fix
+        self.found = printable(found)
+        self.allowed = printable(allowed)
+        self.fix = printable(fix)
 
     def __str__(self) -> str:
         return "\n".join(part for part in (self.found, self.allowed, self.fix) if part)

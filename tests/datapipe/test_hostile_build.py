@@ -7,7 +7,7 @@ import re
 import tarfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -32,12 +32,6 @@ from infra.progress import Progress
 
 EXPECTED = expected_statuses()
 # What a build does not do yet as it should, with what it does.
-KNOWN_FAULTS = {
-    "answer to_nothing": "url_empty: an empty Location counts as if the list's own URL was empty",
-    "column.csv": "column names of a list are printed as they are",
-    "twice.csv": "column names of a list are printed as they are",
-    "answer close_in_headers": "empty_body: libcurl takes the end of the connection for the end of the headers",
-}
 BOUND = re.compile(r"(\d+) shards to do; each ends within (?:(\d+) h )?(?:(\d+) min )?(?:(\d+) s)?")
 # Whatever a terminal would obey, but for what ends a line and rich's own colours.
 OBEYED = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]|\x1b(?!\[[0-9;]*m)")
@@ -128,20 +122,11 @@ def expected_captions() -> dict[str, str | None]:
     )
 
 
-def with_known_faults(names: Iterable[str]) -> list[Any]:
-    return [
-        pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=KNOWN_FAULTS[name]))
-        if name in KNOWN_FAULTS
-        else name
-        for name in names
-    ]
-
-
 def test_there_are_at_least_60_kinds_of_misbehaviour():
     assert sum(kind.status is not SampleStatus.SUCCESS for kind in KINDS.values()) >= 60
 
 
-@pytest.mark.parametrize("name", with_known_faults(EXPECTED))
+@pytest.mark.parametrize("name", EXPECTED)
 def test_each_row_is_counted_under_its_own_status(name: str, built: Built):
     row = built.rows[name]
     assert row["status"] == EXPECTED[name].value, row["error_message"]
@@ -238,7 +223,7 @@ HOSTILE_LISTS = {
 }
 
 
-@pytest.mark.parametrize("name", with_known_faults(HOSTILE_LISTS))
+@pytest.mark.parametrize("name", HOSTILE_LISTS)
 def test_an_error_about_a_list_has_nothing_that_a_terminal_obeys(name: str, tmp_path: Path):
     (tmp_path / name).write_text(HOSTILE_LISTS[name], newline="")
     (tmp_path / "config.yaml").write_text(f"build: {{input: {name}, output: dataset}}\n")

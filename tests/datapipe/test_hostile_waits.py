@@ -3,7 +3,6 @@
 import time
 from collections import Counter
 
-import pytest
 from hostile_kinds import PHOTO
 from hostile_web import HostileWeb, Visit
 
@@ -28,21 +27,18 @@ def redirect_slowly(visit: Visit) -> None:
     visit.answer(status="302 Found", Location="/plain")
 
 
-@pytest.mark.xfail(strict=True, reason="a hop waits behind its host's whole queue, and its time runs meanwhile")
 def test_a_host_that_redirects_each_of_its_many_urls_is_not_too_slow(web: HostileWeb):
     web.serve("/plain", PHOTO)
     urls = [web.at(f"/{number}", redirect_slowly) for number in range(400)]
     assert statuses(urls, config()) == {"success": 400}
 
 
-@pytest.mark.xfail(strict=True, reason="a hop waits for its host's next turn, and its time runs meanwhile")
 def test_a_host_that_is_asked_seldom_may_redirect(web: HostileWeb):
     web.serve("/plain", PHOTO)
     urls = [web.at(f"/{number}", redirect_slowly) for number in range(8)]
     assert statuses(urls, config(timeout=0.5, requests_per_second_per_host=8)) == {"success": 8}
 
 
-@pytest.mark.xfail(strict=True, reason="the clock of a hop runs while the reader is full")
 def test_a_hop_is_not_too_slow_because_the_reader_was_full(web: HostileWeb):
     web.serve("/plain", PHOTO)
     urls = [web.at(f"/{number}", redirect_slowly) for number in range(8)]
