@@ -1,12 +1,14 @@
 """URL list → dataset: does the shards that are missing, then writes the manifest."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from datapipe.build_report import BuildReport
 from datapipe.commit import committed_shard, marker_name
 from datapipe.config import BuildConfig, ResizeMode
+from datapipe.damage import damaged_shards, forget_damage
 from datapipe.dataset import FORMAT_VERSION, MANIFEST_FILE, Manifest
 from datapipe.identity import build_settings, refuse_other_settings, write_settings
 from datapipe.image import process_image
@@ -15,7 +17,7 @@ from datapipe.marker import ShardStats
 from datapipe.plan import InputFile, ShardPlan, plan_shards, shard_count
 from datapipe.retry import longest_url_s
 from datapipe.urls import CONVERTED_FOLDER, check_input, open_url_list, resolved
-from infra.errors import OutputError, StageFailed
+from infra.errors import CorruptData, OutputError, StageFailed
 from infra.lease import Lease, hold
 from infra.progress import Progress, duration
 from infra.storage import Storage, storage_of
@@ -57,6 +59,9 @@ def build(config: BuildConfig, progress: Progress, process_image: ProcessImage =
         settings = build_settings(config)
         refuse_other_settings(output, settings)
         sweep(output)
+        for shard in damaged_shards(output):
+            output.delete(marker_name(shard))
+        forget_damage(output)
         files = open_url_list(config)
         write_settings(output, settings)
         rows = sum(file.rows for file in files)
@@ -68,6 +73,14 @@ def build(config: BuildConfig, progress: Progress, process_image: ProcessImage =
         sweep(output)
     progress.end(f"{manifest.samples:,} samples of {manifest.rows:,} rows in {len(stats):,} shards")
     return BuildResult(manifest, len(stats) - len(finished), len(finished))
+
+
+def is_complete(output: Storage) -> bool:
+    """Whether a finished dataset is there whose files are all as large as they were, and none known to be damaged."""
+    if not output.exists(MANIFEST_FILE) or damaged_shards(output):
+        return False
+    shards = len(Manifest.from_json(output.read_bytes(MANIFEST_FILE)).shard_rows)
+    return len(find_finished(output, shards)) == shards
 
 
 def sweep(output: Storage) -> None:
@@ -114,19 +127,19 @@ def _build_missing(
         from datapipe.ray_flow import run_shard_tasks
 
         progress.note(_bound(config, plans))
-        on_progress = lambda done: progress.update(rows_found + done.rows)  # noqa: E731
-        for shard_stats in run_shard_tasks(plans, config, on_progress, process_image):
-            _require_lease(lease, output_url=config.output)
+        report = BuildReport(progress, finished.values(), len(finished) + len(plans))
+        for shard_stats in run_shard_tasks(plans, config, report.on_progress, process_image):
+            _require_lease(lease, config.output)
             stats[shard_stats.shard] = shard_stats
-            progress.set_detail(_yield(stats.values()))
-    progress.update(rows, _yield(stats.values()))
+            report.on_shard()
+    progress.update(rows)
     return [stats[shard] for shard in sorted(stats)]
 
 
-def _require_lease(lease: Lease, output_url: str) -> None:
+def _require_lease(lease: Lease, output: str) -> None:
     if not lease.is_held:
         raise StageFailed(
-            f"{output_url}: the lease was lost, because the storage could not be reached for too long.",
+            f"{output}: the lease was lost, because the storage could not be reached for too long.",
             "Another builder may have taken over; the shards that are finished are kept.",
             "Run the same command again: it waits for the other one, or goes on.",
         )
@@ -144,18 +157,13 @@ def _bound(config: BuildConfig, plans: Sequence[ShardPlan]) -> str:
     return f"build  {len(plans):,} shards to do; each ends within {duration(bound)}, even if every host hangs"
 
 
-def _yield(stats: Iterable[ShardStats]) -> str:
-    counts = Counter[str]()
-    for shard in stats:
-        counts.update(rows=shard.rows, samples=shard.samples)
-    return f"{100 * counts['samples'] / counts['rows']:.1f}% ok" if counts["rows"] else ""
-
-
 def build_manifest(stats: Sequence[ShardStats], settings: dict[str, object]) -> Manifest:
-    """The manifest of a dataset of these shards, in their order."""
+    """The manifest of a dataset of these shards, in their order. Raises CorruptData when a row has no state."""
     counts = Counter[str]()
     for shard in stats:
         counts.update(shard.status_counts)
+        if sum(shard.status_counts.values()) != shard.rows:
+            raise CorruptData(f"Shard {shard.shard} has {shard.rows} rows, and states of {shard.status_counts}.")
     return Manifest(
         format_version=FORMAT_VERSION,
         settings=settings,

@@ -5,6 +5,7 @@ from enum import StrEnum
 
 import pyarrow.compute as pc
 
+from datapipe.damage import note_damage
 from datapipe.dataset import Dataset, shard_name
 from datapipe.marker import STATS_SUFFIX, ShardStats
 from datapipe.status import SampleStatus
@@ -40,6 +41,7 @@ class VerifyReport:
     url: str
     shards: int
     problems: tuple[Problem, ...]
+    is_noted: bool = False  # for the next build
 
     @property
     def is_intact(self) -> bool:
@@ -48,11 +50,16 @@ class VerifyReport:
 
 
 def verify(url: str) -> VerifyReport:
-    """Reads all of the dataset. Raises InputError when there is no finished dataset at `url`."""
+    """Reads all of the dataset, and leaves note of damaged shards, so that the next build makes them again.
+
+    Raises InputError when there is no finished dataset at `url`.
+    """
     dataset = Dataset.open(url)
     shards = len(dataset.manifest.shard_rows)
-    problems = [problem for shard in range(shards) for problem in _check_shard(dataset, shard)]
-    return VerifyReport(dataset.storage.url, shards, tuple(problems))
+    found = {shard: problems for shard in range(shards) if (problems := _check_shard(dataset, shard))}
+    is_noted = bool(found) and note_damage(dataset.storage, found)
+    everything = tuple(problem for of_shard in found.values() for problem in of_shard)
+    return VerifyReport(dataset.storage.url, shards, everything, is_noted)
 
 
 def _check_shard(dataset: Dataset, shard: int) -> list[Problem]:

@@ -52,4 +52,5 @@ def summary_lines(summary: "DatasetSummary") -> list[str]:
 def verify_lines(report: "VerifyReport") -> list[str]:
     """One line a mismatch, then the verdict."""
     verdict = "every hash is right" if report.is_intact else f"{len(report.problems):,} mismatches"
-    return [*map(str, report.problems), f"{report.shards:,} shards checked: {verdict}"]
+    lines = [*map(str, report.problems), f"{report.shards:,} shards checked: {verdict}"]
+    return [*lines, "`diptych build` with the dataset's config makes these shards again."] if report.is_noted else lines

@@ -10,7 +10,7 @@ from typing import Any
 from infra.cluster import Cluster, connect
 from infra.errors import ConfigError
 from infra.progress import Progress
-from infra.storage import Storage
+from infra.storage import Storage, storage_of
 from orchestrator.config import RunConfig
 from orchestrator.run import EVALUATION_FOLDER, REPORT_FILE, mark_stage_done, stage_facts
 from training.records import SCORES_FILE
@@ -175,7 +175,10 @@ def _has_result(stage: Stage, config: RunConfig, folder: Storage) -> bool:
 
     match stage:
         case Stage.BUILD:
-            return _manifest_digest(config) is not None
+            from datapipe.build import is_complete
+
+            assert config.build is not None
+            return is_complete(storage_of(config.build.output))
         case Stage.TRAIN:
             return newest_checkpoint(folder) is not None
         case Stage.EVALUATE:
@@ -190,7 +193,6 @@ def _dataset_url(config: RunConfig) -> str | None:
 
 def _manifest_digest(config: RunConfig) -> str | None:
     from datapipe.dataset import MANIFEST_FILE
-    from infra.storage import storage_of
 
     url = _dataset_url(config)
     storage = storage_of(url) if url else None

@@ -1,0 +1,59 @@
+"""Tells how a build goes while it runs: rows, yield, failures by reason, speed, and advice when much fails."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+from datapipe.advice import Adviser
+from datapipe.marker import ShardStats
+from datapipe.shard_task import ShardProgress
+from datapipe.status import SampleStatus
+from infra.progress import Progress
+
+
+class BuildReport:
+    """Feeds the progress display. `found` are the shards that were finished before."""
+
+    def __init__(
+        self,
+        progress: Progress,
+        found: Iterable[ShardStats],
+        shards: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._progress = progress
+        self._shards = shards
+        self._found = Counter[str]()
+        self._shards_done = 0
+        for stats in found:
+            self._found.update(stats.status_counts)
+            self._shards_done += 1
+        self._adviser = Adviser()
+        self._clock = clock
+        self._began = clock()
+
+    def on_shard(self) -> None:
+        """One more shard is committed."""
+        self._shards_done += 1
+
+    def on_progress(self, done: ShardProgress) -> None:
+        """The sum over this build's shards so far."""
+        counts = self._found + done.status_counts
+        rows, samples = counts.total(), counts[SampleStatus.SUCCESS.value]
+        share = samples / rows if rows else 0.0
+        seconds = max(1e-9, self._clock() - self._began)
+        self._progress.set_facts(
+            {
+                "images": samples,
+                "shards_done": self._shards_done,
+                "shards": self._shards,
+                "images_per_second": round(done.status_counts[SampleStatus.SUCCESS.value] / seconds, 1),
+                "downloaded_mb_per_second": round(done.downloaded_bytes / 1e6 / seconds, 2),
+                "yield": round(share, 4),
+                "failures": {key: count for key, count in sorted(counts.items()) if key != SampleStatus.SUCCESS},
+            }
+        )
+        speed = f"{done.downloaded_bytes / 1e6 / seconds:,.1f} MB/s"
+        self._progress.update(rows, f"{100 * share:.1f}% ok  {speed}  {self._shards_done}/{self._shards} shards")
+        for advice in self._adviser.new(counts):
+            self._progress.note(f"! {advice.line()}")
