@@ -22,6 +22,14 @@ INTERRUPTED = 130
 config_argument = click.argument("config", type=click.Path(path_type=Path))
 overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 address_option = click.option("--address", metavar="HOST:PORT", help="A running Ray cluster; default: this machine.")
+progress_option = click.option(
+    "--progress",
+    "progress_form",
+    type=click.Choice(["auto", "json"]),
+    default="auto",
+    show_default=True,
+    help="auto: a bar, or plain lines in a log; json: a JSON object a line on standard error, about once a second.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -85,14 +93,16 @@ def demo(workdir: Path, short: bool, as_json: bool) -> None:
 @config_argument
 @overrides_argument
 @address_option
-def build(config: Path, overrides: tuple[str, ...], address: str | None) -> None:
+@progress_option
+def build(config: Path, overrides: tuple[str, ...], address: str | None, progress_form: str) -> None:
     """URL list → dataset.
 
     \b
-    Example:
+    Examples:
       diptych build birds.yaml build.image_size=224
+      diptych build birds.yaml --progress json 2> progress.jsonl
     """
-    _drive(config, overrides, address, ["build"])
+    _drive(config, overrides, address, ["build"], progress_form=progress_form)
 
 
 @cli.command()
@@ -141,14 +151,15 @@ def evaluate(
 @config_argument
 @overrides_argument
 @address_option
-def run(config: Path, overrides: tuple[str, ...], address: str | None) -> None:
+@progress_option
+def run(config: Path, overrides: tuple[str, ...], address: str | None, progress_form: str) -> None:
     """All the stages that the config names, each only if it is not done.
 
     \b
     Example:
       diptych run birds.yaml
     """
-    _drive(config, overrides, address, None)
+    _drive(config, overrides, address, None, progress_form=progress_form)
 
 
 @cli.command()
@@ -211,14 +222,16 @@ def _drive(
     names: Sequence[str] | None,
     *,
     echo: bool = True,
+    progress_form: str = "auto",
 ) -> "Storage":
+    from infra.progress_display import ProgressForm
     from orchestrator.config import load_config
     from orchestrator.drive import drive
     from orchestrator.stages import Stage, configured_stages
 
     config = load_config(path, overrides)
     stages: Sequence[Stage] = configured_stages(config) if names is None else [Stage(name) for name in names]
-    folder = drive(config, stages, address=address)
+    folder = drive(config, stages, address=address, progress_form=ProgressForm(progress_form))
     if echo:
         click.echo(f"Run: {folder.url}")
         click.echo(f"Report: {folder.url}/report.html")
