@@ -1,7 +1,7 @@
 """Counts values and names of any number in bounded memory."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 DIGITS = 4  # significant digits of a counted value: sizes up to 9,999 are exact
 KEPT_NAMES = 100_000  # about 30 MB of hosts
+QUANTILES = {"least": 0.0, "p05": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "greatest": 1.0}
 ROOM = 2  # times as many are held before the rarest are let go of
 
 
@@ -47,9 +48,13 @@ class Distribution:
 
     def quantile(self, share: float) -> float:
         """The least value that at least `share` of all do not exceed. There must be one."""
+        return self.quantiles([share])[0]
+
+    def quantiles(self, shares: Sequence[float] = tuple(QUANTILES.values())) -> list[float]:
+        """`quantile` of each share; by default those of QUANTILES."""
         places = np.cumsum(self.counts)
-        wanted = max(1, int(np.ceil(share * places[-1] - 1e-9)))
-        return self.values[int(np.searchsorted(places, wanted))]
+        wanted = [max(1, int(np.ceil(share * places[-1] - 1e-9))) for share in shares]
+        return [self.values[int(index)] for index in np.searchsorted(places, wanted)]
 
 
 @dataclass(slots=True)

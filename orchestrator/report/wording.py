@@ -4,9 +4,10 @@ import re
 from collections.abc import Sequence
 
 from datapipe.status import SampleStatus
+from infra.terminal import printable
 
 # Where a row failed, in the order of its way, and the reasons in words.
-FAILURES: dict[str, dict[SampleStatus, str]] = {
+FAILURES: dict[str, dict[str, str]] = {
     "URL": {
         SampleStatus.URL_EMPTY: "No URL in the row",
         SampleStatus.URL_MALFORMED: "URL cannot be parsed",
@@ -15,6 +16,7 @@ FAILURES: dict[str, dict[SampleStatus, str]] = {
     },
     "Connection": {
         SampleStatus.HOST_NOT_FOUND: "Host name not found",
+        "dns_failed": "Host name could not be looked up (DNS)",
         SampleStatus.CONNECTION_FAILED: "No connection to the host",
         SampleStatus.TLS_FAILED: "Secure connection failed (TLS)",
         SampleStatus.TIMEOUT: "Took longer than the time limit",
@@ -36,6 +38,7 @@ FAILURES: dict[str, dict[SampleStatus, str]] = {
     "Picture": {
         SampleStatus.NOT_AN_IMAGE: "Not an image (HTML, text …)",
         SampleStatus.BROKEN_IMAGE: "Broken or truncated image",
+        "decoder_crash": "Crashed the decoder",
         SampleStatus.TOO_MANY_PIXELS: "More pixels than can be decoded safely",
         SampleStatus.TOO_SMALL: "Smaller than the minimum size",
         SampleStatus.TOO_BIG: "Larger than the maximum area",
@@ -44,6 +47,7 @@ FAILURES: dict[str, dict[SampleStatus, str]] = {
     },
 }
 OTHER = "Other"
+MAX_REASON = 80  # characters: img2dataset's reasons are free text
 _WORDS = {str(status): words for reasons in FAILURES.values() for status, words in reasons.items()}
 
 _RECALL = re.compile(r"(?P<query>text|image)_to_(?P<answer>text|image)_(?:recall|r)(?:@|_at_)(?P<k>\d+)")
@@ -56,8 +60,8 @@ def failure_group(status: str) -> str:
 
 
 def failure_words(status: str) -> str:
-    """The reason in words; a name that is not ours as it is."""
-    return _WORDS.get(status, status.replace("_", " "))
+    """The reason in words; a name that is not ours as it is, on one line of bounded length."""
+    return _WORDS.get(status) or shortened(printable(status.replace("_", " ")), MAX_REASON)
 
 
 def score_words(name: str) -> str:
