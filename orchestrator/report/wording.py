@@ -98,6 +98,11 @@ def times_chance(value: float, chance: float) -> str:
     return f"{times:,.0f}×" if times >= 9.95 else f"{times:.1f}×"
 
 
+def measured(value: float) -> str:
+    """A measured value, four digits of a fraction: `640`, `1.333`, `123,400`."""
+    return f"{value:,.0f}" if value.is_integer() else f"{value:,.4g}"
+
+
 def file_size(size_bytes: float) -> str:
     """Bytes in decimal units: `812 B`, `3.4 KB`, `26.8 MB`."""
     for unit in ("B", "KB", "MB", "GB", "TB"):
