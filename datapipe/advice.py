@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from datapipe.status import SampleStatus
+from infra.terminal import printable
 
+MAX_REASON = 120  # characters
 LEAST_ROWS = 200  # below this a share says nothing
 SAID_AGAIN_AT = 2.0  # times the share at which it was last said
 
@@ -33,8 +35,8 @@ class Rule:
 
     @property
     def reason(self) -> str:
-        """The statuses in one word, for people and as a key."""
-        return " + ".join(self.statuses)
+        """The statuses in one line, for people and as a key; a foreign dataset's may hold anything."""
+        return printable(" + ".join(self.statuses))[:MAX_REASON]
 
 
 # Shares: lists of the web lose some per cent to dead hosts and a third or more to dead links as they age;
