@@ -31,6 +31,15 @@ NUMBER_COLUMNS = {
 _COLUMNS = frozenset({"url", "status", "caption", *NUMBER_COLUMNS})
 ASPECT_RATIO = "original_aspect_ratio"
 CAPTION_CHARACTERS = "caption_characters"
+DISTRIBUTIONS = (
+    "original_width",
+    "original_height",
+    ASPECT_RATIO,
+    "width",
+    "height",
+    "image_bytes",
+    CAPTION_CHARACTERS,
+)
 # A URL's beginning, up to its path: rows of one host share it, so that few are taken apart one by one.
 _HEAD = r"^\s*(?P<head>[A-Za-z][A-Za-z0-9+.\-]*://[^/?#]*)"
 
@@ -99,7 +108,7 @@ class _Counting:
         self._rows = 0
         self._hosts = NameTally()
         self._statuses: set[str] = set()
-        self._values = {name: ValueTally() for name in (*NUMBER_COLUMNS.values(), ASPECT_RATIO, CAPTION_CHARACTERS)}
+        self._values = {name: ValueTally() for name in DISTRIBUTIONS}
 
     def add(self, batch: pa.RecordBatch) -> None:
         self._rows += batch.num_rows

@@ -45,7 +45,7 @@ def summary_lines(summary: "DatasetSummary") -> list[str]:
     """Counts, yield by reason, most frequent first, sizes, and what is unusual."""
     lines = [printable(summary.url)]
     if not summary.is_finished:
-        lines.append("not finished: all of this is of the shards that are in so far; `diptych build` makes the others")
+        lines.append("not finished (no dataset.json): all of this is of the shards that are in so far")
     lines += [f"{printable(name)} cannot be read: its shard is not counted" for name in summary.bad_markers]
     lines += [
         f"rows      {summary.rows:,} in {summary.shards:,} shards",
