@@ -85,7 +85,7 @@ def survey_shards(storage: Storage, names: Iterable[str], *, hosts: int) -> Surv
                 wanted = [column for column in file.schema_arrow.names if column in _COLUMNS]
                 for batch in file.iter_batches(BATCH_ROWS, columns=wanted):
                     counting.add(batch)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, KeyError) as error:  # KeyError: two columns of one name
             raise CorruptData(
                 f"{storage.url}/{path} cannot be read as a shard's table ({printable(str(error))}).",
                 "Each shard that has a marker has a Parquet file.",
@@ -157,8 +157,12 @@ class _Counting:
             height = _numbers(samples["original_height"])
             with np.errstate(divide="ignore", invalid="ignore"):
                 self._values[ASPECT_RATIO].add(_numbers(samples["original_width"]) / height)
-        if "caption" in names and not pa.types.is_null(samples["caption"].type):
+        if "caption" in names and _is_text(samples["caption"].type):
             self._values[CAPTION_CHARACTERS].add(_numbers(pc.utf8_length(samples["caption"])))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _host_yield(host: str, count: NameCount) -> HostYield:

@@ -159,6 +159,39 @@ def test_a_damaged_table_is_named(tmp_path: Path):
         inspect_rows(url, hosts=1)
 
 
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"url": pa.array([["a"]]), "status": ["success"]},
+        {"url": ["http://a.example/"], "status": ["success"], "width": ["wide"]},
+    ],
+)
+def test_a_column_that_cannot_be_what_it_is_called_is_an_error_for_the_user(tmp_path: Path, columns: dict):
+    write_shard_files(tmp_path / "data", 0, pa.table(columns))
+    with pytest.raises(CorruptData, match=r"00000\.parquet cannot be read"):
+        inspect_rows(str(tmp_path / "data"), hosts=1)
+
+
+def test_two_columns_of_one_name_are_an_error_for_the_user(tmp_path: Path):
+    twice = pa.Table.from_arrays([pa.array(["a"]), pa.array(["success"]), pa.array(["b"])], ["url", "status", "url"])
+    write_shard_files(tmp_path / "data", 0, twice)
+    with pytest.raises(CorruptData, match=r"00000\.parquet cannot be read"):
+        inspect_rows(str(tmp_path / "data"), hosts=1)
+
+
+def test_text_of_any_encoding_of_arrow_is_read(tmp_path: Path):
+    table = pa.table(
+        {
+            "url": pa.array(["http://a.example/"] * 2).dictionary_encode(),
+            "status": pa.array(["success", "timeout"], pa.large_string()),
+            "caption": pa.array([3, 4]),
+        }
+    )
+    write_shard_files(tmp_path / "data", 0, table)
+    (host,) = inspect_rows(str(tmp_path / "data"), hosts=1).hosts
+    assert (host.host, host.rows, host.samples) == ("a.example", 2, 1)
+
+
 @pytest.mark.parametrize("read", [inspect, lambda url: inspect_rows(url, hosts=1)])
 def test_a_folder_with_no_shard_is_no_dataset(tmp_path: Path, read):
     with pytest.raises(InputError, match="no finished dataset"):
