@@ -12,12 +12,7 @@ DiptychError                 root; prints as its own two or three lines, without
     └── CorruptData          committed bytes differ from what their marker vouches for
 """
 
-
-def printable(text: str) -> str:
-    """The text with whatever a terminal would obey written out; what a user or the web wrote may be in it."""
-    return "".join(
-        sign if sign.isprintable() or sign == "\n" else sign.encode("unicode_escape").decode() for sign in text
-    )
+from infra.terminal import printable
 
 
 class DiptychError(Exception):
@@ -30,9 +25,10 @@ class DiptychError(Exception):
 
     def __init__(self, found: str, allowed: str = "", fix: str = "") -> None:
         super().__init__(found, allowed, fix)
-        self.found = printable(found)
-        self.allowed = printable(allowed)
-        self.fix = printable(fix)
+        # What a user or the web wrote may be in them.
+        self.found, self.allowed, self.fix = (
+            "\n".join(map(printable, part.split("\n"))) for part in (found, allowed, fix)
+        )
 
     def __str__(self) -> str:
         return "\n".join(part for part in (self.found, self.allowed, self.fix) if part)

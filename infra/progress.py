@@ -1,27 +1,29 @@
 """Shows which stage runs, how far it is, at what rate and how long it will take; on a terminal and in a file."""
 
 import json
+import math
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import TextIO
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, TextIO
 
-from rich.console import Console
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
+from infra.progress_display import Display, ProgressForm, display_on
 
 RATE_WINDOW_S = 30.0  # long enough to smooth over a shard, short enough to follow a change
-PLAIN_LINE_EVERY_S = 10.0  # a log file stays readable
 SNAPSHOT_EVERY_S = 1.0
+
+Fact = float | str | Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class StageSnapshot:
-    """How far one stage is. `rate` is in units a second; `eta_s` is None while it can't be told."""
+    """How far one stage is. `rate` is in units a second; `eta_s` is None while it can't be told.
+
+    `facts` are the stage's own further numbers by name, for machines: e.g. `mb_per_s`, or `failures` by reason.
+    """
 
     stage: str
     unit: str
@@ -31,6 +33,7 @@ class StageSnapshot:
     eta_s: float | None
     detail: str
     elapsed_s: float
+    facts: Mapping[str, Fact] = field(default_factory=dict)
 
     def line(self) -> str:
         """One plain line: `build  1,200/7,000 images  17%  240.1 images/s  24 s left  detail`."""
@@ -41,25 +44,34 @@ class StageSnapshot:
         detail = f"  {self.detail}" if self.detail else ""
         return f"{self.stage}  {self.done:,}{total} {self.unit}{share}{rate}{left}{detail}"
 
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON has them: a number that is not finite is null there."""
+        return {**asdict(self), "facts": {name: _finite(fact) for name, fact in self.facts.items()}}
+
+    @property
+    def took(self) -> str:
+        """How long the stage has taken by now, in words."""
+        return duration(self.elapsed_s)
+
 
 class Progress:
     """The progress display of one command: one stage after another, each between `begin` and `end`.
 
-    On a terminal a live bar; elsewhere a plain line every ten seconds. `on_snapshot` receives the same
-    facts about once a second, for whoever watches from outside.
+    On a terminal a live bar; elsewhere a plain line every ten seconds; in the form `json` a JSON object a line,
+    about once a second. `on_snapshot` receives the same facts as often, for whoever watches from outside.
     """
 
     def __init__(
         self,
         stream: TextIO | None = None,
         *,
+        form: ProgressForm = ProgressForm.AUTO,
         on_snapshot: Callable[[StageSnapshot], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
+        self._display: Display = display_on(stream or sys.stderr, form)
         self._on_snapshot = on_snapshot
         self._clock = clock
-        self._live: Live | None = None
         self._lock = threading.RLock()  # a stage may be watched from a thread of its own
         self._stage: _Stage | None = None
 
@@ -67,16 +79,13 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop_live()
+        self._display.stop()
 
     def begin(self, stage: str, *, total: int | None, unit: str, done: int = 0) -> None:
         """Starts a stage that has `done` of its `total` units behind it already."""
         with self._lock:
-            self._stop_live()
             self._stage = _Stage(stage, unit, total, done, self._clock())
-            if self._console.is_terminal:
-                self._live = Live(console=self._console, transient=True, auto_refresh=False)
-                self._live.start()
+            self._display.start()
             self._show(force=True)
 
     def update(self, done: int, detail: str = "", *, total: int | None = None) -> None:
@@ -93,6 +102,18 @@ class Progress:
                 self._stage.detail = detail
                 self._show(force=False)
 
+    def set_facts(self, facts: Mapping[str, Fact]) -> None:
+        """Sets the stage's further numbers, all of them anew: `{"mb_per_s": 8.1, "failures": {"http_404": 3}}`.
+
+        They are for machines: the bar and the plain lines show `detail` and not these.
+        """
+        with self._lock:
+            if self._stage is not None:
+                self._stage.facts = {
+                    name: dict(fact) if isinstance(fact, Mapping) else fact for name, fact in facts.items()
+                }
+                self._show(force=False)
+
     def restart_rate(self, done: int) -> None:
         """Measures the rate from here and now: what was before was start-up, or has to be done again."""
         with self._lock:
@@ -104,43 +125,32 @@ class Progress:
         with self._lock:
             if self._stage is None:
                 return
-            elapsed = duration(self._clock() - self._stage.started)
-            name = self._stage.name
-            self._show(force=True, silent=True)
-            self._stop_live()
+            snapshot = self._stage.snapshot(self._clock())
+            if self._on_snapshot:
+                self._on_snapshot(snapshot)
             self._stage = None
-            self._console.print(f"[green]✓[/green] {name}  {_plain(summary)}  [dim]({elapsed})[/dim]")
+            self._display.end(snapshot, summary)
 
     def note(self, text: str) -> None:
         """Prints a line that stays, above the bar if there is one."""
         with self._lock:
-            self._console.print(_plain(text))
+            self._display.note(text)
 
-    def _show(self, *, force: bool, silent: bool = False) -> None:
+    def _show(self, *, force: bool) -> None:
         stage, now = self._stage, self._clock()
         assert stage is not None
+        snapshot = stage.snapshot(now)
         if self._on_snapshot and (force or now - stage.snapshot_at >= SNAPSHOT_EVERY_S):
             stage.snapshot_at = now
-            self._on_snapshot(stage.snapshot(now))
-        if silent:
-            return
-        if self._live is not None:
-            self._live.update(_bar(stage.snapshot(now)), refresh=True)
-        elif force or now - stage.line_at >= PLAIN_LINE_EVERY_S:
-            stage.line_at = now
-            self._console.print(_plain(stage.snapshot(now).line()))
-
-    def _stop_live(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+            self._on_snapshot(snapshot)
+        self._display.show(snapshot, force=force)
 
 
 class _Stage:
     def __init__(self, name: str, unit: str, total: int | None, done: int, now: float) -> None:
         self.name, self.unit, self.total, self.done, self.detail = name, unit, total, done, ""
-        self.started = now
-        self.line_at = self.snapshot_at = now
+        self.facts: Mapping[str, Fact] = {}
+        self.started = self.snapshot_at = now
         self.restart_rate(done, now)
 
     def restart_rate(self, done: int, now: float) -> None:
@@ -158,12 +168,13 @@ class _Stage:
         seconds = now - since
         rate = (self.done - before) / seconds if seconds > 0 and self.done > before else None
         eta = (self.total - self.done) / rate if rate and self.total else None
-        return StageSnapshot(self.name, self.unit, self.done, self.total, rate, eta, self.detail, now - self.started)
+        elapsed = now - self.started
+        return StageSnapshot(self.name, self.unit, self.done, self.total, rate, eta, self.detail, elapsed, self.facts)
 
 
 def snapshot_json(snapshot: StageSnapshot, *, at: float) -> bytes:
     """The snapshot as JSON with the wall-clock time it was taken, for the run's folder."""
-    return json.dumps({**asdict(snapshot), "at": at}).encode()
+    return json.dumps({**snapshot.to_json(), "at": at}).encode()
 
 
 def duration(seconds: float) -> str:
@@ -176,12 +187,5 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def _bar(snapshot: StageSnapshot) -> Table:
-    row = Table.grid(padding=(0, 1))
-    bar = ProgressBar(total=snapshot.total or None, completed=snapshot.done, width=24, pulse=not snapshot.total)
-    row.add_row(f"[bold]{snapshot.stage}[/bold]", bar, _plain(snapshot.line().removeprefix(snapshot.stage).strip()))
-    return row
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
+def _finite(fact: Fact) -> Fact | None:
+    return None if isinstance(fact, float) and not math.isfinite(fact) else fact

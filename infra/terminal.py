@@ -41,3 +41,11 @@ def quiet(log: Path) -> Iterator[Terminal]:
         os.dup2(saved_err, 2)
         os.close(saved_out)
         os.close(saved_err)
+
+
+def printable(text: str) -> str:
+    """The text on one line, safe for a terminal: control, format and private characters as their escapes.
+
+    So no value from the web can move the cursor, change colours, reverse the line or fake another line.
+    """
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -11,6 +11,7 @@ from infra.cluster import connect
 from infra.errors import DiptychError, InputError
 from infra.lease import hold
 from infra.progress import Progress
+from infra.progress_display import ProgressForm
 from infra.storage import Storage, storage_of
 from infra.terminal import quiet
 from orchestrator.config import RunConfig
@@ -20,12 +21,18 @@ from orchestrator.stages import Stage, check_stages, require_sections, run_stage
 DRIVER_LOG = "logs/driver.log"
 
 
-def drive(config: RunConfig, stages: Sequence[Stage], *, address: str | None = None) -> Storage:
+def drive(
+    config: RunConfig,
+    stages: Sequence[Stage],
+    *,
+    address: str | None = None,
+    progress_form: ProgressForm = ProgressForm.AUTO,
+) -> Storage:
     """Does the stages of a run and writes its report; returns the run's folder. Goes on where it was."""
     require_sections(config, stages)
     check_stages(config, stages)
     check_run(config)
-    with driving(config.folder) as progress:
+    with driving(config.folder, progress_form) as progress:
         folder = open_run(config)
         run_stages(config, folder, stages, progress, address=address)
         write_run_report(config, folder)
@@ -55,13 +62,13 @@ def evaluate_checkpoint(config: RunConfig, checkpoint: str, *, address: str | No
 
 
 @contextlib.contextmanager
-def driving(folder: Storage) -> Iterator[Progress]:
+def driving(folder: Storage, progress_form: ProgressForm = ProgressForm.AUTO) -> Iterator[Progress]:
     """The block's process is the folder's driver. How it ends is recorded; an error gets the logs' place."""
     log = folder.local_path(DRIVER_LOG)
     with (
         hold(folder, partial(print, file=sys.stderr, flush=True)),
         quiet(log) as terminal,
-        Progress(terminal.err, on_snapshot=partial(record_progress, folder)) as progress,
+        Progress(terminal.err, form=progress_form, on_snapshot=partial(record_progress, folder)) as progress,
     ):
         folder.delete(OUTCOME_FILE)
         try:

@@ -1,14 +1,20 @@
 """Records as the plain lines that a command prints."""
 
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from infra.progress import duration
+from infra.terminal import printable
 from orchestrator.run import RunState, RunStatus
 from training.records import Evaluation
 
 if TYPE_CHECKING:
     from datapipe.inspect import DatasetSummary
+    from datapipe.survey import Survey
     from datapipe.verify import VerifyReport
+
+MAX_REASONS = 40  # ours are fewer; img2dataset's are free text
+HOST_WIDTH = 40
 
 
 def score_lines(evaluation: Evaluation) -> list[str]:
@@ -36,17 +42,71 @@ def status_lines(status: RunStatus) -> list[str]:
 
 
 def summary_lines(summary: "DatasetSummary") -> list[str]:
-    """Counts, yield by reason, most frequent first, and sizes."""
-    lines = [
-        f"{summary.url}",
+    """Counts, yield by reason, most frequent first, sizes, and what is unusual."""
+    lines = [printable(summary.url)]
+    if not summary.is_finished:
+        lines.append("not finished (no dataset.json): all of this is of the shards that are in so far")
+    lines += [f"{printable(name)} cannot be read: its shard is not counted" for name in summary.bad_markers]
+    lines += [
         f"rows      {summary.rows:,} in {summary.shards:,} shards",
-        f"samples   {summary.samples:,} ({100 * summary.samples / max(1, summary.rows):.1f}%)",
+        f"samples   {summary.samples:,} ({_percent(summary.samples, summary.rows)})",
         f"size      {summary.total_bytes / 1e6:,.1f} MB",
     ]
     counts = sorted(summary.status_counts.items(), key=lambda item: (-item[1], item[0]))
-    return lines + [
-        f"  {status:<22}{count:>12,}  {100 * count / max(1, summary.rows):5.1f}%" for status, count in counts
+    lines += [
+        f"  {_cell(status, 22)}{count:>12,}  {_percent(count, summary.rows):>6}"
+        for status, count in counts[:MAX_REASONS]
     ]
+    if len(counts) > MAX_REASONS:
+        lines.append(f"  and {len(counts) - MAX_REASONS:,} further reasons")
+    for advice in summary.advice:
+        first, *further = advice.line().splitlines()
+        lines += [f"! {first}", *(f"  {line}" for line in further)]
+    return lines
+
+
+def survey_lines(survey: "Survey") -> list[str]:
+    """The hosts with most rows, then how large the pictures are and how long the captions."""
+    from datapipe.tallies import QUANTILES
+    from orchestrator.report.wording import measured
+
+    lines = []
+    if survey.hosts:
+        counted = f"the {len(survey.hosts):,} with most rows of {survey.hosts_counted:,}"
+        if survey.host_rows_missed_at_most:
+            counted = f"those with most rows; each number may be too low by up to {survey.host_rows_missed_at_most:,}"
+        lines += [f"hosts     {counted}", f"  {'':<{HOST_WIDTH}}{'rows':>12}   yield  most frequent failure"]
+    for host in survey.hosts:
+        worst = (
+            "" if host.failure is None else f"  {_cell(host.failure, 22)}{_percent(host.failure_rows, host.rows):>6}"
+        )
+        name = _cell(host.host, HOST_WIDTH)
+        lines.append(f"  {name}{host.rows:>12,}  {_percent(host.samples, host.rows):>6}{worst}".rstrip())
+    if survey.distributions:
+        lines += ["sizes     of the samples", f"  {'':<22}{''.join(f'{name:>10}' for name in QUANTILES)}"]
+    for name, counted_values in survey.distributions.items():
+        values = "".join(f"{measured(value):>10}" for value in counted_values.quantiles())
+        lines.append(f"  {name.replace('_', ' '):<22}{values}")
+    return lines
+
+
+def inspection_record(summary: "DatasetSummary", survey: "Survey | None") -> dict[str, Any]:
+    """All of it for JSON: the summary's fields, and `survey` with quantiles in place of the distributions."""
+    record = asdict(summary) | {"survey": None}
+    if survey is not None:
+        from datapipe.tallies import QUANTILES
+
+        record["survey"] = {
+            "rows": survey.rows,
+            "hosts_counted": survey.hosts_counted,
+            "host_rows_missed_at_most": survey.host_rows_missed_at_most,
+            "hosts": [asdict(host) for host in survey.hosts],
+            "quantiles": {
+                name: dict(zip(QUANTILES, counted.quantiles(), strict=True))
+                for name, counted in survey.distributions.items()
+            },
+        }
+    return record
 
 
 def verify_lines(report: "VerifyReport") -> list[str]:
@@ -54,3 +114,13 @@ def verify_lines(report: "VerifyReport") -> list[str]:
     verdict = "every hash is right" if report.is_intact else f"{len(report.problems):,} mismatches"
     lines = [*map(str, report.problems), f"{report.shards:,} shards checked: {verdict}"]
     return [*lines, "`diptych build` with the dataset's config makes these shards again."] if report.is_noted else lines
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / max(1, whole):.1f}%"
+
+
+def _cell(text: str, width: int) -> str:
+    """Text from the data in a column: on one line, cut to `width` characters."""
+    shown = printable(text)
+    return f"{shown if len(shown) <= width else f'{shown[: width - 1]}…':<{width}}"

@@ -1,15 +1,13 @@
 """The sections on the dataset: yield and failures, pictures, sizes."""
 
-from collections.abc import Mapping
-
 import numpy as np
 
-from datapipe.status import SampleStatus
 from orchestrator.report.dataset_facts import DatasetFacts, Numbers, PictureSample, SizeSample
 from orchestrator.report.histogram import Distribution, histogram
-from orchestrator.report.markup import Html, el, join
-from orchestrator.report.pieces import bar, caption_text, figure, folded, missing, section, table, thumbnail
-from orchestrator.report.wording import FAILURES, OTHER, failure_group, failure_words, file_size, percent
+from orchestrator.report.markup import Html, el
+from orchestrator.report.pieces import caption_text, figure, folded, missing, section, table, thumbnail
+from orchestrator.report.reasons import failures, reasons_table, way
+from orchestrator.report.wording import file_size
 
 NOT_BUILT = "No finished dataset yet: it appears here once the build has ended."
 QUARTILES = ("least", "first quarter", "median", "third quarter", "greatest")
@@ -20,15 +18,15 @@ def yield_section(dataset: DatasetFacts | None) -> Html:
     if dataset is None:
         return section("dataset", "From pairs to samples", None, missing(NOT_BUILT))
     manifest = dataset.manifest
-    failed = {status: count for status, count in manifest.status_counts.items() if count and not _is_success(status)}
+    failed = failures(manifest.status_counts)
     lead = f"{manifest.samples:,} of {manifest.rows:,} pairs became samples. "
     lead += "Every other one is counted by its reason." if failed else "None was left out."
     return section(
         "dataset",
         "From pairs to samples",
         lead,
-        _way(dataset, failed),
-        _reasons(failed, manifest.rows) if failed else None,
+        way(manifest.rows, manifest.samples, failed),
+        reasons_table(failed, manifest.rows) if failed else None,
     )
 
 
@@ -54,44 +52,6 @@ def sizes_section(dataset: DatasetFacts | None) -> Html:
     lead = f"{part}: above as found on the web, below as stored. Each row is scaled to its highest bar."
     cards = [card for card in (_pixels(sizes, "width"), _pixels(sizes, "height"), _stored_bytes(sizes)) if card]
     return section("sizes", "Sizes", lead, el("div", *cards, class_="charts three"))
-
-
-def _is_success(status: str) -> bool:
-    return status == SampleStatus.SUCCESS
-
-
-def _way(dataset: DatasetFacts, failed: Mapping[str, int]) -> Html:
-    """One bar for all rows: samples, then what was lost at each part of the way."""
-    rows = dataset.manifest.rows
-    groups = dict.fromkeys((*FAILURES, OTHER), 0)
-    for status, count in failed.items():
-        groups[failure_group(status)] += count
-    parts = [("samples", "Samples", dataset.manifest.samples)]
-    parts += [(f"lost-{group.lower()}", f"Lost: {group}", count) for group, count in groups.items() if count]
-    segments = (el("span", class_=class_, style=f"flex-grow:{count}") for class_, _, count in parts if count)
-    legend = (
-        el("li", el("i", class_=class_), f"{words} ", el("b", f"{count:,}"), f" {percent(count / max(1, rows))}")
-        for class_, words, count in parts
-    )
-    return join(el("div", *segments, class_="way", aria_hidden="true"), el("ul", *legend, class_="legend"))
-
-
-def _reasons(failed: Mapping[str, int], rows: int) -> Html:
-    most = max(failed.values())
-    ordered = sorted(failed.items(), key=lambda item: (-item[1], item[0]))
-    body = [
-        el(
-            "tr",
-            el("th", failure_words(status), scope="row"),
-            el("td", bar(count / most, f"lost-{failure_group(status).lower()}"), class_="bar-cell"),
-            el("td", f"{count:,}"),
-            el("td", percent(count / max(1, rows))),
-        )
-        for status, count in ordered
-    ]
-    headings = (("Reason", ""), ("", "bar-cell"), ("Pairs", ""), ("Share", ""))
-    head = el("tr", *(el("th", text, scope="col", class_=class_ or None) for text, class_ in headings))
-    return el("table", el("thead", head), el("tbody", *body), class_="bars card")
 
 
 def _picture(picture: PictureSample) -> Html:

@@ -22,11 +22,15 @@ LEAST_HEIGHT = 1.5  # a single picture is still seen
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """One row of the picture: its name, its values, and what is written at its right."""
+    """One row of the picture: its name, its values, and what is written at its right.
+
+    `counts` has one number a value: how often it was seen; None for once.
+    """
 
     name: str
     values: npt.NDArray[np.float64]
     note: str
+    counts: npt.NDArray[np.int64] | None = None
 
 
 def histogram(label: str, unit: str, rows: Sequence[Distribution]) -> Html:
@@ -55,12 +59,13 @@ def bin_edges(scale: Scale, bins: int = BINS) -> npt.NDArray[np.float64]:
 def _row(row: Distribution, scale: Scale, top: float, room: float, unit: str) -> Html:
     edges = bin_edges(scale)
     # Rounding of the outermost edges must not lose the extremes.
-    counts, _ = np.histogram(np.clip(row.values, edges[0], edges[-1]), edges)
+    counts, _ = np.histogram(np.clip(row.values, edges[0], edges[-1]), edges, weights=row.counts)
+    decimals = 0 if scale.high - scale.low > BINS else 2
     base, highest = top + room, room - HEADING_HEIGHT
     bars = [
         el(
             "rect",
-            el("title", f"{low:,.0f}–{high:,.0f} {unit}: {count:,} pictures"),
+            el("title", f"{low:,.{decimals}f}–{high:,.{decimals}f} {unit}: {count:,} pictures"),
             **_bar_box(scale, float(low), float(high), base, highest * int(count) / int(counts.max())),
             rx=1.5,
             class_=f"bar bar-{row.name}",

@@ -4,9 +4,10 @@ import re
 from collections.abc import Sequence
 
 from datapipe.status import SampleStatus
+from infra.terminal import printable
 
 # Where a row failed, in the order of its way, and the reasons in words.
-FAILURES: dict[str, dict[SampleStatus, str]] = {
+FAILURES: dict[str, dict[str, str]] = {
     "URL": {
         SampleStatus.URL_EMPTY: "No URL in the row",
         SampleStatus.URL_MALFORMED: "URL cannot be parsed",
@@ -15,9 +16,11 @@ FAILURES: dict[str, dict[SampleStatus, str]] = {
     },
     "Connection": {
         SampleStatus.HOST_NOT_FOUND: "Host name not found",
+        SampleStatus.DNS_FAILED: "Host name could not be looked up (DNS)",
         SampleStatus.CONNECTION_FAILED: "No connection to the host",
         SampleStatus.TLS_FAILED: "Secure connection failed (TLS)",
         SampleStatus.TIMEOUT: "Took longer than the time limit",
+        SampleStatus.LOW_SPEED: "Dripped in too slowly",
         SampleStatus.TOO_MANY_REDIRECTS: "Too many redirects",
         SampleStatus.PROTOCOL_ERROR: "Answer was not proper HTTP",
     },
@@ -30,12 +33,14 @@ FAILURES: dict[str, dict[SampleStatus, str]] = {
         SampleStatus.HTTP_5XX: "Server error (5xx)",
         SampleStatus.HTTP_OTHER: "Unexpected HTTP status",
         SampleStatus.OPT_OUT: "Owner opted out (X-Robots-Tag)",
+        SampleStatus.ROBOTS_TXT: "Forbidden by robots.txt",
         SampleStatus.TOO_LARGE: "More bytes than the limit",
         SampleStatus.EMPTY_BODY: "Answer without content",
     },
     "Picture": {
         SampleStatus.NOT_AN_IMAGE: "Not an image (HTML, text …)",
         SampleStatus.BROKEN_IMAGE: "Broken or truncated image",
+        SampleStatus.DECODER_CRASH: "Crashed the decoder",
         SampleStatus.TOO_MANY_PIXELS: "More pixels than can be decoded safely",
         SampleStatus.TOO_SMALL: "Smaller than the minimum size",
         SampleStatus.TOO_BIG: "Larger than the maximum area",
@@ -44,6 +49,7 @@ FAILURES: dict[str, dict[SampleStatus, str]] = {
     },
 }
 OTHER = "Other"
+MAX_REASON = 80  # characters: img2dataset's reasons are free text
 _WORDS = {str(status): words for reasons in FAILURES.values() for status, words in reasons.items()}
 
 _RECALL = re.compile(r"(?P<query>text|image)_to_(?P<answer>text|image)_(?:recall|r)(?:@|_at_)(?P<k>\d+)")
@@ -56,8 +62,8 @@ def failure_group(status: str) -> str:
 
 
 def failure_words(status: str) -> str:
-    """The reason in words; a name that is not ours as it is."""
-    return _WORDS.get(status, status.replace("_", " "))
+    """The reason in words; a name that is not ours as it is, on one line of bounded length."""
+    return _WORDS.get(status) or shortened(printable(status.replace("_", " ")), MAX_REASON)
 
 
 def score_words(name: str) -> str:
@@ -92,6 +98,11 @@ def times_chance(value: float, chance: float) -> str:
         return "—"
     times = value / chance
     return f"{times:,.0f}×" if times >= 9.95 else f"{times:.1f}×"
+
+
+def measured(value: float) -> str:
+    """A measured value, four digits of a fraction: `640`, `1.333`, `123,400`."""
+    return f"{value:,.0f}" if value.is_integer() else f"{value:,.4g}"
 
 
 def file_size(size_bytes: float) -> str:

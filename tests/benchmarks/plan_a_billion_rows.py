@@ -17,8 +17,8 @@ from pathlib import Path
 
 from datapipe.build import find_finished
 from datapipe.dataset import shard_name
+from datapipe.marker import STATS_SUFFIX, FileFacts, ShardStats
 from datapipe.plan import InputFile, plan_shards, shard_count
-from datapipe.shard import STATS_SUFFIX, FileFacts, ShardStats
 from infra.storage import storage_of
 
 TAR_BYTES, PARQUET_BYTES = 40, 20

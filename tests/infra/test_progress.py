@@ -1,8 +1,15 @@
 """Progress: rate, time left, and lines that a log can hold."""
 
 import io
+import json
+import math
+from collections import Counter
+from typing import Any
 
-from infra.progress import Progress, StageSnapshot, duration
+import pytest
+
+from infra.progress import Progress, StageSnapshot, duration, snapshot_json
+from infra.progress_display import ProgressForm
 
 
 class Clock:
@@ -49,3 +56,78 @@ def test_a_log_gets_a_line_every_ten_seconds_and_one_at_the_end():
 
 def test_durations_read_as_people_say_them():
     assert [duration(s) for s in (4.4, 200, 7500)] == ["4 s", "3 min 20 s", "2 h 05 min"]
+
+
+def json_lines(stream: io.StringIO) -> list[dict[str, Any]]:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in stream.getvalue().splitlines()]
+
+
+def test_machines_get_a_json_object_a_second_with_the_facts_in_it():
+    clock, stream = Clock(), io.StringIO()
+    with Progress(stream, form=ProgressForm.JSON, clock=clock) as progress:
+        progress.begin("build", total=1000, unit="rows")
+        progress.note("build  10 shards to do")
+        for step in range(1, 101):
+            clock.now += 0.1
+            progress.update(step * 10)
+            progress.set_facts({"mb_per_s": 8.25, "place": "s3://b", "failures": Counter(http_404=step)})
+        progress.end("990 samples")
+    events = json_lines(stream)
+    assert [event["event"] for event in events[:2]] == ["progress", "note"] and events[1]["text"].endswith("to do")
+    assert 11 <= len(events) <= 13 and all(event["at"] > 1e9 for event in events)
+    last = events[-1]
+    assert last["event"] == "end" and last["summary"] == "990 samples" and (last["done"], last["total"]) == (1000, 1000)
+    assert last["facts"] == {"mb_per_s": 8.25, "place": "s3://b", "failures": {"http_404": 100}}
+    assert events[5]["rate"] == pytest.approx(100, rel=0.1) and events[5]["eta_s"] > 0
+
+
+def test_each_stage_begins_with_facts_of_its_own():
+    stream = io.StringIO()
+    with Progress(stream, form=ProgressForm.JSON) as progress:
+        for stage in ("build", "train"):
+            progress.begin(stage, total=None, unit="rows")
+            progress.set_facts({"yield": 0.5})
+            progress.end("")
+    assert [event["facts"] for event in json_lines(stream)] == [{}, {"yield": 0.5}] * 2
+
+
+def test_a_json_line_stays_one_line_of_json_whatever_is_in_it():
+    stream = io.StringIO()
+    hostile = 'a\n{"event": "end"}\x1b[2J\x85\u2028\ud800'
+    with Progress(stream, form=ProgressForm.JSON) as progress:
+        progress.begin("build", total=1, unit="rows")
+        progress.set_facts({hostile: hostile, "rate": math.inf, "share": math.nan, "failures": {hostile: 1}})
+        progress.note(hostile)
+        progress.end(hostile)
+    assert stream.getvalue().isascii()
+    facts = json_lines(stream)[-1]["facts"]
+    assert facts == {hostile: hostile, "rate": None, "share": None, "failures": {hostile: 1}}
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_what_is_shown_to_people_cannot_steer_their_terminal(terminal: bool):
+    class Stream(io.StringIO):
+        def isatty(self) -> bool:
+            return terminal
+
+    hostile, stream = "\x1b]0;gotcha\x07\u202e[red]\\[", Stream()
+    with Progress(stream) as progress:
+        progress.begin("build", total=3, unit="rows")
+        progress.update(1, hostile)
+        progress.note(f"one\n{hostile}")
+        progress.end(hostile)
+    assert "\x1b]0" not in stream.getvalue() and "\x07" not in stream.getvalue() and "\u202e" not in stream.getvalue()
+    assert r"\x1b]0;gotcha\x07\u202e[red]\[" in stream.getvalue()
+
+
+def test_a_snapshot_is_read_back_from_the_runs_folder_with_its_facts():
+    seen = list[StageSnapshot]()
+    progress = Progress(io.StringIO(), on_snapshot=seen.append)
+    progress.begin("build", total=3, unit="rows")
+    progress.set_facts({"failures": Counter(timeout=2)})
+    progress.end("")
+    raw = json.loads(snapshot_json(seen[-1], at=7.0))
+    assert raw.pop("at") == 7.0 and StageSnapshot(**raw) == seen[-1]

@@ -1,5 +1,6 @@
 """The command line: quick help with examples, and mistakes that are explained in two or three lines."""
 
+import json
 import socket
 import subprocess
 import time
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from commands import DIPTYCH, diptych
+from small_datasets import make_dataset
 
 COMMANDS = ("demo", "build", "train", "evaluate", "run", "status", "inspect", "verify")
 CONFIG = "build: {input: urls.parquet, output: dataset}\n"
@@ -103,6 +105,28 @@ def test_a_stage_without_its_section_is_refused(folder: Path):
 @pytest.mark.parametrize("command", ["inspect", "verify"])
 def test_a_folder_that_is_no_dataset_is_refused(folder: Path, command: str):
     assert "no finished dataset" in problem(folder, command, folder)
+
+
+def test_inspect_prints_plots_and_gives_json_of_an_unfinished_dataset_too(tmp_path: Path):
+    make_dataset(tmp_path / "data", shards=2, rows=20)
+    (tmp_path / "data" / "dataset.json").unlink()
+    (tmp_path / "data" / "00001_stats.json").unlink()
+    done = diptych("inspect", "data", "--plot", "plots/data.html", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "not finished" in done.stdout and "20 in 1 shards" in done.stdout and "example.org" in done.stdout
+    assert "<svg" in (tmp_path / "plots" / "data.html").read_text()
+    record = json.loads(diptych("inspect", "data", "--json", "--hosts", 1, cwd=tmp_path).stdout)
+    assert record["samples"] == 18 and record["survey"]["hosts"][0]["rows"] == 20
+    assert json.loads(diptych("inspect", "data", "--json", "--quick", cwd=tmp_path).stdout)["survey"] is None
+
+
+def test_a_build_tells_machines_its_progress_in_json_lines(folder: Path):
+    done = diptych("build", "birds.yaml", "--progress", "json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    assert {event["event"] for event in events} == {"progress", "note", "end"}
+    assert events[-1]["event"] == "end" and (events[-1]["done"], events[-1]["total"]) == (1, 1)
+    assert done.stdout.startswith("Run: ")
 
 
 def test_a_folder_that_is_no_run_is_refused(folder: Path):
