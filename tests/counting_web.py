@@ -11,11 +11,12 @@ from PIL import Image
 
 
 class CountingWeb:
-    """Serves `/N.jpg`, each a picture of its own, after `delay_s`. A `with` block."""
+    """Serves `/N.jpg`, each a picture of its own or the one in `pictures`, after `delay_s`. A `with` block."""
 
     def __init__(self, delay_s: float = 0.0) -> None:
         self.delay_s = delay_s
         self.asked: Counter[int] = Counter()
+        self.pictures: dict[int, bytes] = {}
         web = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -26,7 +27,7 @@ class CountingWeb:
                 with web._lock:
                     web.asked[number] += 1
                 time.sleep(web.delay_s)
-                data = picture(number)
+                data = web.pictures.get(number) or picture(number)
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()

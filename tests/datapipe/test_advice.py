@@ -27,11 +27,11 @@ COUNTS = st.dictionaries(STATUSES, st.integers(0, 10_000), max_size=12)
         ({"success": 900, "tls_failed": 100}, "tls_failed", "CA certificates"),
         (
             {"success": 800, "timeout": 100, "connection_failed": 100},
-            "timeout + connection_failed",
+            "timeout + low_speed + connection_failed",
             "Lower connections",
         ),
         ({"success": 800, "http_429": 200}, "http_403 + http_429", "connections_per_host"),
-        ({"success": 800, "opt_out": 200}, "opt_out", "as it should be"),
+        ({"success": 800, "opt_out": 200}, "opt_out + robots_txt", "as it should be"),
         ({"success": 800, "not_an_image": 200}, "not_an_image", "url_col"),
         ({"success": 500, "too_small": 300, "aspect_ratio": 200}, "too_small + too_big + aspect_ratio", "filter"),
         ({"success": 900, "url_malformed": 100}, "url_empty + url_malformed", "url_col"),

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from commands import diptych, family, kill_all, start_diptych
 from counting_web import CountingWeb
+from dataset_files import contents
 from object_store import ObjectStore
 
 from infra.storage import Storage, storage_of
@@ -49,10 +50,6 @@ def write_config(folder: Path, name: str, output: str) -> str:
     }
     (folder / f"{name}.yaml").write_text(json.dumps({"build": config}))
     return f"{name}.yaml"
-
-
-def contents(dataset: Storage) -> dict[str, bytes]:
-    return {entry.path: dataset.read_bytes(entry.path) for entry in dataset.list_files(recursive=True)}
 
 
 class KilledBuild:

@@ -105,7 +105,7 @@ def test_what_is_not_known_is_said():
 
 def test_advice_stands_below_the_reasons():
     page = Page(inspection_html(summary_of({"success": 500, "opt_out": 500}), None))
-    assert "opt_out, 50.0% of the pairs : many publishers opt out" in page.text
+    assert "opt_out + robots_txt, 50.0% of the pairs : many publishers opt out" in page.text
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path):

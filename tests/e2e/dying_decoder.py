@@ -1,0 +1,16 @@
+"""A decoder that kills its process on a marked picture, as a fault in native code does."""
+
+import os
+import signal
+
+from datapipe.addresses import Refusal
+from datapipe.config import BuildConfig
+from datapipe.image import StoredImage, process_image
+
+MARK = b"this picture kills its decoder"
+
+
+def process_or_die(body: bytes, config: BuildConfig) -> StoredImage | Refusal:
+    if MARK in body:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return process_image(body, config)
