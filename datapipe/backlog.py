@@ -7,16 +7,14 @@ from collections.abc import Iterable, Iterator
 from datapipe.baton import Baton
 from datapipe.fetch import Fetcher, FetchRequest, FetchResult
 
-# Downloaded and not decoded yet, of one shard; bounds the memory together with the open connections.
-MAX_WAITING_BODIES = 32
-MAX_WAITING_BYTES = 32 << 20
+MAX_WAITING_BYTES = 32 << 20  # downloaded and not decoded yet, of one shard
 
 
 def fetch_in_background(
     fetcher: Fetcher, requests: Iterable[FetchRequest], baton: Baton, number: int
 ) -> Iterator[FetchResult]:
     """Yields the results as they come. The caller holds the baton whenever it has one, and not while it waits."""
-    backlog = _Backlog()
+    backlog = _Backlog(fetcher)
     thread = threading.Thread(target=_fetch, args=(fetcher, requests, backlog), name="fetch", daemon=True)
     thread.start()
     baton.acquire(number)
@@ -59,9 +57,14 @@ class _AbandonedError(Exception):
 
 
 class _Backlog:
-    """Results between the thread that fetches and the one that decodes, limited in number and bytes."""
+    """Results between the thread that fetches and the one that decodes, limited in number (with those on their way) and bytes.
 
-    def __init__(self) -> None:
+    The fetcher is woken when there is room again for half of them: each awakening has a price.
+    """
+
+    def __init__(self, fetcher: Fetcher) -> None:
+        self._fetcher = fetcher
+        self._was_full = False
         self._results: queue.SimpleQueue[FetchResult | BaseException | None] = queue.SimpleQueue()
         self._peeked: list[FetchResult | BaseException | None] = []
         self._is_abandoned = threading.Event()
@@ -81,16 +84,28 @@ class _Backlog:
     def get(self) -> FetchResult | BaseException | None:
         result = self._peeked.pop() if self._peeked else self._results.get()
         self._bytes_taken += _body_bytes(result)
+        if self._was_full and not self._fills(0.5):
+            self._was_full = False
+            self._fetcher.wake()
         return result
 
     def is_full(self) -> bool:
         if self._is_abandoned.is_set():
             raise _AbandonedError
-        waiting_bytes = self._bytes_put - self._bytes_taken
-        return self._results.qsize() >= MAX_WAITING_BODIES or waiting_bytes >= MAX_WAITING_BYTES
+        # The mark is set before the look, so that room made meanwhile is told of.
+        self._was_full = True
+        self._was_full = self._fills(1.0)
+        return self._was_full
 
     def abandon(self) -> None:
         self._is_abandoned.set()
+        self._fetcher.wake()
+
+    def _fills(self, share: float) -> bool:
+        """Whether so much of what may wait is waiting."""
+        waiting_bytes = self._bytes_put - self._bytes_taken
+        bodies = self._results.qsize() + self._fetcher.under_way
+        return bodies >= share * self._fetcher.most_at_once or waiting_bytes >= share * MAX_WAITING_BYTES
 
 
 def _body_bytes(result: FetchResult | BaseException | None) -> int:

@@ -13,10 +13,11 @@ MAX_TAGS = 200
 
 def exif_json(exif: bytes) -> str:
     """`{"Image Make": "…", "EXIF FNumber": "…"}` as JSON, names as img2dataset has them; `{}` without EXIF."""
+    if not exif:
+        return "{}"
     tags: dict[str, str] = {}
-    if exif:
-        with contextlib.suppress(*DECODER_ERRORS):  # what could be read of a damaged block is kept
-            _collect(read_exif(exif), tags)
+    with contextlib.suppress(*DECODER_ERRORS):  # what could be read of a damaged block is kept
+        _collect(read_exif(exif), tags)
     return json.dumps(dict(sorted(tags.items())[:MAX_TAGS]))
 
 

@@ -20,8 +20,7 @@ from datapipe.robots_txt import RobotsRules, robots_url
 from datapipe.status import SampleStatus
 from datapipe.transfer import Transfer, TransferLimits
 
-BUSY_WAIT_S = 0.1
-IDLE_WAIT_S = 0.02  # nothing is under way: the consumer has to catch up
+LONGEST_WAIT_S = 1.0  # whoever has news wakes the loop; this is for whoever forgets
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,8 @@ class Fetcher:
     """Fetches URLs under the limits of a build's config. A `with` block closes its connections.
 
     A host that is slow or limits its connections holds up only its own URLs. `is_full` is asked before each new
-    request: while it says yes, requests under way go on and no new ones begin.
+    request: while it says yes, requests under way go on and no new ones begin; when it would say no again, `wake`
+    should be called.
     """
 
     def __init__(self, config: BuildConfig, resolver: Resolver | None = None, *, scratch: Path | None = None) -> None:
@@ -92,6 +92,10 @@ class Fetcher:
         for transfer in self._spare:
             transfer.close()
 
+    def wake(self) -> None:
+        """Makes `fetch` ask `is_full` again; may be called by any thread, also after the end."""
+        self._loop.wake()
+
     def fetch(
         self, requests: Iterable[FetchRequest], is_full: Callable[[], bool] | None = None
     ) -> Iterator[FetchResult]:
@@ -107,7 +111,7 @@ class Fetcher:
                 self._waiting.add(_Job(request.row, url, url, urlsplit(url).netloc))
         while self._waiting or self._running or self._unresolved or self._before_robots:
             yield from self._start_resolved()
-            while not (is_full and is_full()) and self._under_way() < self._config.connections:
+            while not (is_full and is_full()) and self.under_way < self._config.connections:
                 job = self._waiting.next(time.monotonic())
                 if job is None:
                     break
@@ -116,7 +120,14 @@ class Fetcher:
                 transfer, job = self._running.pop(handle)
                 yield from self._finish(transfer, job, code)
 
-    def _under_way(self) -> int:
+    @property
+    def most_at_once(self) -> int:
+        """Requests that may be under way at once."""
+        return self._config.connections
+
+    @property
+    def under_way(self) -> int:
+        """Requests that have begun and not ended."""
         return len(self._running) + len(self._unresolved)
 
     def _begin(self, job: _Job) -> Iterator[FetchResult]:
@@ -214,5 +225,4 @@ class Fetcher:
     def _patience(self) -> float:
         """How long to wait for the network: shortly, so that a due retry or a change of `is_full` is seen."""
         due = self._waiting.next_due()
-        longest = BUSY_WAIT_S if self._running or self._unresolved else IDLE_WAIT_S
-        return longest if due is None else min(longest, max(0.0, due - time.monotonic()))
+        return LONGEST_WAIT_S if due is None else min(LONGEST_WAIT_S, max(0.0, due - time.monotonic()))
