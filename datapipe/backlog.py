@@ -57,9 +57,9 @@ class _AbandonedError(Exception):
 
 
 class _Backlog:
-    """Results between the thread that fetches and the one that decodes, limited in number (with those on their way) and bytes.
+    """Results between the thread that fetches and the one that decodes, limited in number and bytes.
 
-    The fetcher is woken when there is room again for half of them: each awakening has a price.
+    Requests under way count. The fetcher is woken when half of them have room again: each awakening has a price.
     """
 
     def __init__(self, fetcher: Fetcher) -> None:

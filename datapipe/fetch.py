@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import pycurl
 
@@ -46,13 +46,17 @@ class _Job:
     """A URL on its way; `row` is None for a robots.txt."""
 
     row: int | None
-    first_url: str
-    url: str
-    host: str
+    first_url: SplitResult
+    url: SplitResult
     tries: int = 0
     hops: int = 0
     left_s: float = 0.0  # of this try's time, while it waits for its turn
     deadline: float = 0.0  # of this try, with all its hops, while it runs
+
+    @property
+    def host(self) -> str:
+        """The host and port that it goes to."""
+        return self.url.netloc
 
 
 class Fetcher:
@@ -108,7 +112,8 @@ class Fetcher:
             if isinstance(url, Refusal):
                 yield FetchResult(request.row, url.status, url.message)
             else:
-                self._waiting.add(_Job(request.row, url, url, urlsplit(url).netloc))
+                parts = urlsplit(url)
+                self._waiting.add(_Job(request.row, parts, parts))
         while self._waiting or self._running or self._unresolved or self._before_robots:
             yield from self._start_resolved()
             while not (is_full and is_full()) and self.under_way < self._config.connections:
@@ -146,7 +151,8 @@ class Fetcher:
     def _ask_robots(self, job: _Job) -> None:
         url = robots_url(job.url)
         if url not in self._before_robots:
-            self._waiting.add(_Job(None, url, url, job.host))
+            parts = urlsplit(url)
+            self._waiting.add(_Job(None, parts, parts))
         self._before_robots[url].append(job)
         self._waiting.release(job.host)
 
@@ -158,7 +164,7 @@ class Fetcher:
     def _start(self, job: _Job) -> Iterator[FetchResult]:
         left_s = job.deadline - time.monotonic()
         # With a proxy it is the proxy that looks names up.
-        host = urlsplit(job.url).hostname or ""
+        host = job.url.hostname or ""
         answer: Addresses | Refusal | None = () if self._config.proxy else self._resolver.ask(host, self._loop.wake)
         if answer is None and left_s > 0:
             self._unresolved.append(job)
@@ -195,7 +201,7 @@ class Fetcher:
             yield from self._end(job, url.status, f"redirected: {url.message}")
         else:
             self._waiting.release(job.host)
-            job.url, job.host, job.hops = url, urlsplit(url).netloc, job.hops + 1
+            job.url, job.hops = urlsplit(url), job.hops + 1
             job.left_s = max(0.0, job.deadline - time.monotonic())
             self._waiting.add(job, first=True)
 
@@ -209,7 +215,7 @@ class Fetcher:
             self._waiting.hold(job.host, now + asked)
         delay = retry_delay_s(status, job.tries, self._config.retries, retry_after, self._chance)
         if delay is not None:
-            job.url, job.host, job.hops = job.first_url, urlsplit(job.first_url).netloc, 0
+            job.url, job.hops = job.first_url, 0
             self._waiting.add_later(job, now + delay)
         elif job.row is not None:
             yield FetchResult(job.row, status, message, body if status.is_success else b"")
@@ -219,7 +225,7 @@ class Fetcher:
     def _learn_robots(self, job: _Job, status: SampleStatus, body: bytes) -> None:
         assert self._robots is not None
         self._robots.learn(job.first_url, status, body)
-        for waiting in self._before_robots.pop(job.first_url):
+        for waiting in self._before_robots.pop(robots_url(job.first_url)):
             self._waiting.add(waiting)
 
     def _patience(self) -> float:

@@ -24,7 +24,7 @@ from infra.errors import StageFailed
 from infra.remote_errors import unwrapped
 from infra.repeat import Repeating
 
-SHOW_EVERY_S = 0.5
+SHOW_EVERY_S = 1.0
 # Shards that a process has begun at once: while the slow hosts of some are waited for, the next keeps the core busy.
 # Long shards need fewer of them.
 OVERLAPPED_ROWS = 30_000

@@ -1,6 +1,6 @@
 """Keeps each site's robots.txt, and says whether a URL may be asked. Source: RFC 9309."""
 
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult
 from urllib.robotparser import RobotFileParser
 
 from datapipe.status import SampleStatus
@@ -11,10 +11,9 @@ MAX_BYTES = 500 << 10  # RFC 9309, 2.5: what comes after may be left unread
 WITHOUT_FILE = frozenset({SampleStatus.HTTP_4XX, SampleStatus.HTTP_403, SampleStatus.HTTP_404, SampleStatus.HTTP_410})
 
 
-def robots_url(url: str) -> str:
+def robots_url(url: SplitResult) -> str:
     """Where the rules of the URL's site are."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}/robots.txt"
+    return f"{url.scheme}://{url.netloc}/robots.txt"
 
 
 class RobotsRules:
@@ -24,15 +23,15 @@ class RobotsRules:
         self._agent = token or PRODUCT
         self._rules: dict[str, RobotFileParser] = {}
 
-    def is_known(self, url: str) -> bool:
+    def is_known(self, url: SplitResult) -> bool:
         """Whether the site of the URL has been asked."""
         return robots_url(url) in self._rules
 
-    def allows(self, url: str) -> bool:
+    def allows(self, url: SplitResult) -> bool:
         """Whether the site's rules, which are known, allow to ask for the URL."""
-        return self._rules[robots_url(url)].can_fetch(self._agent, url)
+        return self._rules[robots_url(url)].can_fetch(self._agent, url.geturl())
 
-    def learn(self, url: str, status: SampleStatus, body: bytes) -> None:
+    def learn(self, url: SplitResult, status: SampleStatus, body: bytes) -> None:
         """Keeps what asking for `robots_url(url)` gave."""
         rules = RobotFileParser()
         rules.modified()  # the parser forbids everything until it has a date

@@ -11,14 +11,14 @@ from datapipe.marker import ShardStats
 from datapipe.plan import ShardPlan
 from datapipe.shard_task import ShardProgress, WorkerTools, build_shard
 
-REPORT_EVERY_S = 0.5
+REPORT_EVERY_S = 1.0
 CRASHES_BEFORE_ISOLATION = 2  # one may be a machine's; with the second, a picture is suspected
 
 
 class ShardWorker:
     """Builds the shards it is given; `build` may be called from several threads.
 
-    `on_begin` is told the shard and says how often its process has died; `on_progress` hears about twice a second.
+    `on_begin` is told the shard and says how often its process has died; `on_progress` hears about once a second.
     """
 
     def __init__(

@@ -3,16 +3,16 @@
 import io
 import socket
 import ssl
-import tempfile
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult
 
 import pycurl
 
 from datapipe.addresses import Network, may_be_asked
+from datapipe.body import Body
 from datapipe.resolve import Addresses
 from datapipe.robots import is_opt_out
 from datapipe.status import SampleStatus
@@ -22,8 +22,6 @@ LOW_SPEED_BYTES_S = 1024
 LOW_SPEED_TIME_S = 3.0
 RECEIVE_BYTES = 256 << 10  # each piece that is received costs a call into Python
 HEADERS_END = (b"\r\n\r\n", b"\n\n", b"\n\r\n")
-# A body that grows larger waits on disk: many large ones at once would take gigabytes.
-MAX_BODY_IN_MEMORY = 2 << 20
 REDIRECTS = frozenset({301, 302, 303, 307, 308})  # RFC 9110, 15.4
 USER_AGENT = f"Mozilla/5.0 (compatible; diptych/{version('diptych')})"
 
@@ -55,16 +53,16 @@ class Transfer:
 
     def __init__(self, limits: TransferLimits) -> None:
         self._limits = limits
-        self._body = self._new_body()
+        self._body = Body(limits.scratch)
         self._header = io.BytesIO()
         self.handle = pycurl.Curl()
         self._forget()
         self._set_options()
 
-    def prepare(self, url: str, addresses: Addresses, timeout_s: float) -> None:
+    def prepare(self, url: SplitResult, addresses: Addresses, timeout_s: float) -> None:
         """Makes the handle ready for this URL, to end within `timeout_s`; without `addresses` a proxy knows them."""
         self._forget()
-        self.handle.setopt(pycurl.URL, url)
+        self.handle.setopt(pycurl.URL, url.geturl())
         if addresses:
             self.handle.setopt(pycurl.RESOLVE, [resolve_entry(url, addresses)])
         self.handle.setopt(pycurl.TIMEOUT_MS, max(1, int(timeout_s * 1000)))
@@ -98,16 +96,13 @@ class Transfer:
             return SampleStatus.OPT_OUT, "X-Robots-Tag forbids the use"
         if not any(end in self._header.getvalue() for end in HEADERS_END):
             return PROTOCOL_ERROR  # libcurl takes the end of the connection for that of the headers
-        if not self._body.tell():
+        if not self._body.size_bytes:
             return SampleStatus.EMPTY_BODY, "the answer has no body"
         return SampleStatus.SUCCESS, ""
 
     def take_body(self) -> bytes:
         """The body; the transfer lets go of it."""
-        self._body.seek(0)
-        body = self._body.read()
-        self._body.close()
-        return body
+        return self._body.take()
 
     @property
     def retry_after(self) -> str | None:
@@ -119,15 +114,8 @@ class Transfer:
         """Frees the handle."""
         self.handle.close()
 
-    def _new_body(self) -> "tempfile.SpooledTemporaryFile[bytes]":
-        return tempfile.SpooledTemporaryFile(
-            MAX_BODY_IN_MEMORY, dir=None if self._limits.scratch is None else str(self._limits.scratch)
-        )
-
     def _forget(self) -> None:
-        self._body.close()
-        self._body = self._new_body()
-        self._received = 0
+        self._body.clear()
         self._header.seek(0)
         self._header.truncate()
         self._too_large = self._is_slow = False
@@ -176,28 +164,27 @@ class Transfer:
         return [value.decode("latin-1").strip() for key, _, value in pairs if key.strip().lower() == name]
 
     def _on_body(self, chunk: bytes) -> int | None:
-        self._received += len(chunk)
-        if self._received > self._limits.max_bytes:
+        received = self._body.size_bytes + len(chunk)
+        if received > self._limits.max_bytes:
             self._too_large = True
             return -1
         now = time.monotonic()
         self._body_began = self._body_began or now
         self._is_slow = (
-            now - self._body_began > LOW_SPEED_TIME_S and self._received < (now - self._body_began) * LOW_SPEED_BYTES_S
+            now - self._body_began > LOW_SPEED_TIME_S and received < (now - self._body_began) * LOW_SPEED_BYTES_S
         )
         if self._is_slow:
             return -1
-        self._body.write(chunk)
+        self._body.append(chunk)
         return None
 
 
-def resolve_entry(url: str, addresses: Addresses) -> str:
+def resolve_entry(url: SplitResult, addresses: Addresses) -> str:
     """libcurl's `host:port:address,…`. Source: https://curl.se/libcurl/c/CURLOPT_RESOLVE.html"""
-    parts = urlsplit(url)
-    port = parts.port if parts.port is not None else 443 if parts.scheme == "https" else 80
+    has_port = not url.netloc.endswith("]") and ":" in url.netloc
+    place = url.netloc if has_port else f"{url.netloc}:{443 if url.scheme == 'https' else 80}"
     quoted = (f"[{address}]" if ":" in address else address for address in addresses)
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    return f"{host}:{port}:{','.join(quoted)}"
+    return f"{place}:{','.join(quoted)}"
 
 
 def _status_of_http(code: int) -> SampleStatus:
