@@ -15,9 +15,9 @@ WHITE = (255, 255, 255)
 # A picture that shrinks by a factor s < 2 is smoothed by [a, 1-2a, a] in both directions with a = SMOOTHING +
 # SMOOTHING_SLOPE·(s-1), then interpolated with cubics. Fitted on photographs to lie, at every s, within half a decibel
 # of exact antialiased filters, and nearest to averaging over areas, at a third of its time (docs/log.md).
-SMOOTHING = 0.075
+SMOOTHING = 0.08
 SMOOTHING_SLOPE = 0.16
-SMOOTHED_BY_REDUCTION = 0.05  # what the decoder's own averaging has done of it
+SMOOTHED_BY_REDUCTION = 0.055  # what the decoder's own averaging has done of it
 MIN_SHRINK_AFTER_REDUCTION = 1.15  # with less, the decoder's blocks would show
 REDUCTIONS = (8, 4, 2)
 

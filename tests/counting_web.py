@@ -10,6 +10,11 @@ from typing import Any, Self
 from PIL import Image
 
 
+class _QuietServer(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that are killed close their connections; nothing else can go wrong here."""
+
+
 class CountingWeb:
     """Serves `/N.jpg`, each a picture of its own or the one in `pictures`, after `delay_s`. A `with` block."""
 
@@ -37,7 +42,7 @@ class CountingWeb:
                 pass
 
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _QuietServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, name="counting-web", daemon=True)
 

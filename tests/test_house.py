@@ -49,7 +49,7 @@ def test_the_readme_draws_the_tree_as_it_is():
     for floor in FLOORS:
         block = re.search(rf"^    {floor}/ (.*(?:\n     .*)*)", readme, re.MULTILINE)
         assert block, f"the README's tree has no {floor}/"
-        drawn = set(re.findall(r"([a-z_]+(?:\.py|/))", block[1]))
+        drawn = set(re.findall(r"([a-z0-9_]+(?:\.py|/))", block[1]))
         on_disk = {path.name for path in (ROOT / floor).glob("*.py")} - {"__init__.py"}
         on_disk |= {f"{path.parent.name}/" for path in (ROOT / floor).glob("*/__init__.py")}
         assert drawn == on_disk
