@@ -113,7 +113,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        beside.make_pictures(folder / "web")
+        beside.make_pictures(folder / "web", beside.SIZES["small"])
         peaks = {}
         with DemoWeb(folder / "web", port_file=folder / "port") as web:
             for rows in (arguments.short, arguments.long):

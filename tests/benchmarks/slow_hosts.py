@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from build_beside_img2dataset import BIN, DISTINCT, make_pictures
+from build_beside_img2dataset import BIN, DISTINCT, SIZES, make_pictures
 
 HOST = "127.0.0.1"
 SLOW_ANSWER_S = 0.3
@@ -177,7 +177,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_pictures(folder / "web")
+        make_pictures(folder / "web", SIZES["small"])
         with (
             hosts(folder / "web", reply_at_once) as ([fast], pipe),
             hosts(folder / "web", reply_late, drip) as (slow, _),
