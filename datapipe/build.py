@@ -134,7 +134,7 @@ def _build_missing(
         for shard_stats in run_shard_tasks(plans, config, report.on_progress, process_image):
             _require_lease(lease, config.output)
             stats[shard_stats.shard] = shard_stats
-            report.on_shard()
+            report.on_shard(shard_stats)
     progress.update(rows)
     return [stats[shard] for shard in sorted(stats)]
 

@@ -23,22 +23,23 @@ class BuildReport:
     ) -> None:
         self._progress = progress
         self._shards = shards
-        self._found = Counter[str]()
+        self._committed = Counter[str]()
         self._shards_done = 0
         for stats in found:
-            self._found.update(stats.status_counts)
-            self._shards_done += 1
+            self.on_shard(stats)
+        self._found_samples = self._committed[SampleStatus.SUCCESS.value]
         self._adviser = Adviser()
         self._clock = clock
         self._began = clock()
 
-    def on_shard(self) -> None:
+    def on_shard(self, stats: ShardStats) -> None:
         """One more shard is committed."""
+        self._committed.update(stats.status_counts)
         self._shards_done += 1
 
     def on_progress(self, done: ShardProgress) -> None:
-        """The sum over this build's shards so far."""
-        counts = self._found + done.status_counts
+        """The sum over the shards that are under way."""
+        counts = self._committed + done.status_counts
         rows, samples = counts.total(), counts[SampleStatus.SUCCESS.value]
         share = samples / rows if rows else 0.0
         seconds = max(1e-9, self._clock() - self._began)
@@ -47,7 +48,7 @@ class BuildReport:
                 "images": samples,
                 "shards_done": self._shards_done,
                 "shards": self._shards,
-                "images_per_second": round(done.status_counts[SampleStatus.SUCCESS.value] / seconds, 1),
+                "images_per_second": round((samples - self._found_samples) / seconds, 1),
                 "downloaded_mb_per_second": round(done.downloaded_bytes / 1e6 / seconds, 2),
                 "yield": round(share, 4),
                 "failures": {key: count for key, count in sorted(counts.items()) if key != SampleStatus.SUCCESS},

@@ -115,8 +115,10 @@ def _process(opened: _Opened, body: bytes, config: BuildConfig) -> StoredImage |
         # A line of pixels, made larger: keeping its ratio would take gigabytes.
         return Refusal(SampleStatus.RESIZE_FAILED, f"resized, more than {config.max_image_pixels} pixels")
     reduction = reduction_for(original, size) if opened.can_reduce else 1
+    if orientation != 1 and any(side % reduction for side in original):
+        reduction = 1  # turned, the part of a pixel at the end would come to lie at the start
     pixels = make_upright(opened.decode(reduction, min(size) < min(original)), orientation)
-    return _encoded(resize(pixels, size, config, reduction=reduction), original, opened, config)
+    return _encoded(resize(pixels, original, size, config, reduction=reduction), original, opened, config)
 
 
 def _refuse(original: Size, config: BuildConfig) -> Refusal | None:

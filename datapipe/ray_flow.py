@@ -39,15 +39,17 @@ def run_shard_tasks(
 ) -> Iterator[ShardStats]:
     """Builds the planned shards and yields each one's counts as it is committed.
 
-    `on_progress` is called from another thread with the sum over these shards so far.
+    `on_progress` is called from another thread with the sum over the shards that are under way.
     Raises the task's own DiptychError, or StageFailed for what Ray could not get over by trying again.
     """
     _be_quiet()
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    record = ray.remote(_BuildRecord).options(num_cpus=0, scheduling_strategy=here).remote()
+    options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
+    record = ray.remote(_BuildRecord).options(**options).remote()
     with Repeating(partial(_show, record, on_progress), every_s=SHOW_EVERY_S, name="build-progress"):
         try:
             for row in _shards(plans, config, record, process_image).iter_rows():
+                record.forget.remote(row["shard"])
                 yield ShardStats.from_json(row["shard"], row["stats"])
         except (ray.exceptions.RayError, RuntimeError) as error:
             raise unwrapped(error) or StageFailed(
@@ -105,11 +107,15 @@ class _RayShardWorker:
 
 
 class _BuildRecord:
-    """Adds up what all tasks have done; a task that is tried again begins its shard's counts anew."""
+    """Adds up what the shards under way have done; one that is tried again begins its counts anew.
+
+    When its node dies it begins anew itself: the display stands lower for a moment, and crashes are forgotten.
+    """
 
     def __init__(self) -> None:
         self._progress: dict[int, ShardProgress] = {}
         self._begun = Counter[int]()
+        self._downloaded_bytes = 0
 
     def begin(self, shard: int) -> int:
         """How often the shard has been begun before: each time its process died, for an error ends the build."""
@@ -120,8 +126,13 @@ class _BuildRecord:
     def set(self, shard: int, progress: ShardProgress) -> None:
         self._progress[shard] = progress
 
+    def forget(self, shard: int) -> None:
+        """The shard is committed: its own counts stand for it now. Its bytes stay in the sum."""
+        done = self._progress.pop(shard, None)
+        self._downloaded_bytes += done.downloaded_bytes if done else 0
+
     def total(self) -> ShardProgress:
-        total = ShardProgress()
+        total = ShardProgress(downloaded_bytes=self._downloaded_bytes)
         for progress in self._progress.values():
             total.status_counts.update(progress.status_counts)
             total.downloaded_bytes += progress.downloaded_bytes

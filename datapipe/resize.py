@@ -12,13 +12,14 @@ from datapipe.config import BuildConfig, ResizeMode
 Pixels = npt.NDArray[np.uint8]  # (height, width, 3)
 Size = tuple[int, int]  # width, height
 WHITE = (255, 255, 255)
-# A picture that shrinks by a factor s < 2 is smoothed by [a, 1-2a, a] in both directions with a = SMOOTHING +
-# SMOOTHING_SLOPE·(s-1), then interpolated with cubics. Fitted on photographs to lie, at every s, within half a decibel
+# A picture that shrinks by a factor s < MAX_CUBIC_SHRINK is smoothed by [a, 1-2a, a] in both directions with
+# a = SMOOTHING + SMOOTHING_SLOPE·(s-1), then interpolated with cubics. Fitted on photographs to lie, at every s, within half a decibel
 # of exact antialiased filters, and nearest to averaging over areas, at a third of its time (docs/log.md).
 SMOOTHING = 0.08
 SMOOTHING_SLOPE = 0.16
 SMOOTHED_BY_REDUCTION = 0.055  # what the decoder's own averaging has done of it
 MIN_SHRINK_AFTER_REDUCTION = 1.15  # with less, the decoder's blocks would show
+MAX_CUBIC_SHRINK = 2.3  # what is left after the decoder's reduction, where it has one
 REDUCTIONS = (8, 4, 2)
 
 
@@ -44,12 +45,14 @@ def reduction_for(original: Size, size: Size) -> int:
     return 1
 
 
-def resize(pixels: Pixels, size: Size, config: BuildConfig, *, reduction: int = 1) -> Pixels:
+def resize(pixels: Pixels, original: Size, size: Size, config: BuildConfig, *, reduction: int = 1) -> Pixels:
     """The picture scaled to `size`, and in the mode's shape; only for those that `needs_resize`.
 
-    `reduction` says by how much the decoder has averaged already.
+    `reduction` says by how much the decoder has averaged the picture of the `original` size already; where that does
+    not divide a side, the last line of pixels is only a part of one.
     """
-    scaled = _scale(pixels, size, reduction)
+    extent = (original[0] / reduction, original[1] / reduction)
+    scaled = _scale(pixels, extent, size, reduction)
     return _SHAPES.get(config.resize_mode, _as_it_is)(scaled, config.image_size)
 
 
@@ -59,17 +62,21 @@ def _measured_side(width: int, height: int, config: BuildConfig) -> int:
     return max(width, height) if largest else min(width, height)
 
 
-def _scale(pixels: Pixels, size: Size, reduction: int) -> npt.NDArray[Any]:
-    height, width = pixels.shape[:2]
-    across, down = width / size[0], height / size[1]
+def _scale(pixels: Pixels, extent: tuple[float, float], size: Size, reduction: int) -> npt.NDArray[Any]:
+    across, down = extent[0] / size[0], extent[1] / size[1]
     if max(across, down) <= 1:
         return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_LANCZOS4))
-    if min(across, down) < 1 or max(across, down) >= 2:
+    if min(across, down) < 1 or max(across, down) >= MAX_CUBIC_SHRINK:
         return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
     smooth = cv2.sepFilter2D(
         pixels, -1, _kernel(across, reduction), _kernel(down, reduction), borderType=cv2.BORDER_REPLICATE
     )
-    return np.asarray(cv2.resize(smooth, size, interpolation=cv2.INTER_CUBIC))
+    if extent == (pixels.shape[1], pixels.shape[0]):
+        return np.asarray(cv2.resize(smooth, size, interpolation=cv2.INTER_CUBIC))
+    # cv2.resize would stretch the part of a pixel to a whole one, which shifts what lies before it.
+    places = np.array([[across, 0, (across - 1) / 2], [0, down, (down - 1) / 2]])
+    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(smooth, places, size, flags=flags, borderMode=cv2.BORDER_REPLICATE))
 
 
 def _kernel(shrink: float, reduction: int) -> npt.NDArray[np.float32]:
