@@ -13,12 +13,13 @@ Pixels = npt.NDArray[np.uint8]  # (height, width, 3)
 Size = tuple[int, int]  # width, height
 WHITE = (255, 255, 255)
 # A picture that shrinks by a factor s < MAX_CUBIC_SHRINK is smoothed by [a, 1-2a, a] in both directions with
-# a = SMOOTHING + SMOOTHING_SLOPE·(s-1), then interpolated with cubics. Fitted on photographs to lie, at every s, within half a decibel
-# of exact antialiased filters, and nearest to averaging over areas, at a third of its time (docs/log.md).
+# a = SMOOTHING + SMOOTHING_SLOPE·(s-1), then interpolated with cubics. Fitted on photographs to lie, at every s, within
+# half a decibel of exact antialiased filters, and near to averaging over areas, at a third of its time (docs/log.md).
 SMOOTHING = 0.08
 SMOOTHING_SLOPE = 0.16
 SMOOTHED_BY_REDUCTION = 0.055  # what the decoder's own averaging has done of it
 MIN_SHRINK_AFTER_REDUCTION = 1.15  # with less, the decoder's blocks would show
+MIN_REDUCED_PIXELS = 300_000  # below, there is nothing to gain
 MAX_CUBIC_SHRINK = 2.3  # what is left after the decoder's reduction, where it has one
 REDUCTIONS = (8, 4, 2)
 
@@ -38,6 +39,8 @@ def scaled_size(width: int, height: int, config: BuildConfig) -> Size:
 
 def reduction_for(original: Size, size: Size) -> int:
     """The power of two by which a decoder may shrink a picture of the original size that will get `size`."""
+    if original[0] * original[1] < MIN_REDUCED_PIXELS:
+        return 1
     for reduction in REDUCTIONS:
         rest = min(side / wanted for side, wanted in zip(original, size, strict=True)) / reduction
         if rest >= MIN_SHRINK_AFTER_REDUCTION:
