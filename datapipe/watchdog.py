@@ -18,8 +18,9 @@ class Watchdog:
     found.
     """
 
-    def __init__(self, limit_s: float = 2 * DECODE_TIMEOUT_S) -> None:
+    def __init__(self, limit_s: float = 2 * DECODE_TIMEOUT_S, *, check_every_s: float = CHECK_EVERY_S) -> None:
         self._limit_s = limit_s
+        self._check_every_s = check_every_s
         self._began: float | None = None
         self._thread: threading.Thread | None = None
 
@@ -36,7 +37,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         while True:
-            time.sleep(CHECK_EVERY_S)
+            time.sleep(self._check_every_s)
             began = self._began
             if began is not None and time.monotonic() - began > self._limit_s:
                 os.kill(os.getpid(), signal.SIGKILL)
