@@ -55,6 +55,16 @@ class BuildReport:
             }
         )
         speed = f"{done.downloaded_bytes / 1e6 / seconds:,.1f} MB/s"
-        self._progress.update(rows, f"{100 * share:.1f}% ok  {speed}  {self._shards_done}/{self._shards} shards")
+        shown = f"{100 * share:.1f}% ok{_most_frequent_failure(counts)}"
+        self._progress.update(rows, f"{shown}  {speed}  {self._shards_done}/{self._shards} shards")
         for advice in self._adviser.new(counts):
             self._progress.note(f"! {advice.line()}")
+
+
+def _most_frequent_failure(counts: Counter[str]) -> str:
+    """`, 1.9% http_404`; empty when nothing failed."""
+    failures = Counter({key: count for key, count in counts.items() if key != SampleStatus.SUCCESS})
+    if not failures.total():
+        return ""
+    ((status, count),) = failures.most_common(1)
+    return f", {100 * count / counts.total():.1f}% {status}"

@@ -105,14 +105,13 @@ class Progress:
     def set_facts(self, facts: Mapping[str, Fact]) -> None:
         """Sets the stage's further numbers, all of them anew: `{"mb_per_s": 8.1, "failures": {"http_404": 3}}`.
 
-        They are for machines: the bar and the plain lines show `detail` and not these.
+        They are told with the next update, and to machines: the bar and the plain lines show `detail` and not these.
         """
         with self._lock:
             if self._stage is not None:
                 self._stage.facts = {
                     name: dict(fact) if isinstance(fact, Mapping) else fact for name, fact in facts.items()
                 }
-                self._show(force=False)
 
     def restart_rate(self, done: int) -> None:
         """Measures the rate from here and now: what was before was start-up, or has to be done again."""
