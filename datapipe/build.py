@@ -1,12 +1,13 @@
 """URL list → dataset: does the shards that are missing, then writes the manifest."""
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from datapipe.build_report import BuildReport
-from datapipe.commit import committed_shard, marker_name
+from datapipe.commit import committed_shard, has_its_files, marker_name
 from datapipe.config import BuildConfig, ResizeMode
 from datapipe.damage import damaged_shards, forget_damage
 from datapipe.dataset import FORMAT_VERSION, MANIFEST_FILE, Manifest
@@ -14,6 +15,7 @@ from datapipe.identity import build_settings, refuse_other_settings, write_setti
 from datapipe.image import process_image
 from datapipe.isolation import ProcessImage
 from datapipe.marker import ShardStats
+from datapipe.marker_index import read_index, write_index
 from datapipe.plan import InputFile, ShardPlan, plan_shards, shard_count
 from datapipe.retry import longest_url_s
 from datapipe.urls import CONVERTED_FOLDER, check_input, open_url_list, resolved
@@ -24,6 +26,7 @@ from infra.storage import Storage, storage_of
 
 BYTES_PER_SQUARE_PIXEL = 0.4  # a 256-pixel JPEG at quality 95 has about 25 KB
 MARKERS_AT_ONCE = 32
+INDEX_EVERY_S = 300.0
 SPARE_DISK_BYTES = 64 << 20
 
 
@@ -70,6 +73,8 @@ def build(config: BuildConfig, progress: Progress, process_image: ProcessImage =
         stats = _build_missing(config, files, finished, rows, progress, lease, process_image)
         manifest = build_manifest(stats, settings)
         output.write_bytes(MANIFEST_FILE, manifest.to_json())
+        if not output.is_local:
+            write_index(output, stats)
         sweep(output)
     progress.end(f"{manifest.samples:,} samples of {manifest.rows:,} rows in {len(stats):,} shards")
     return BuildResult(manifest, len(stats) - len(finished), len(finished))
@@ -95,10 +100,16 @@ def find_finished(output: Storage, shards: int) -> dict[int, ShardStats]:
     candidates = [shard for shard in range(shards) if marker_name(shard) in listed]
     if output.is_local:  # where threads would only wait for each other
         found = [committed_shard(output, shard, listed) for shard in candidates]
-    else:
-        with ThreadPoolExecutor(MARKERS_AT_ONCE) as pool:
-            found = list(pool.map(lambda shard: committed_shard(output, shard, listed), candidates))
-    return {stats.shard: stats for stats in found if stats is not None}
+        return {stats.shard: stats for stats in found if stats is not None}
+    index = read_index(output, listed)
+
+    def look(shard: int) -> ShardStats | None:
+        stats = index.find(shard, listed)
+        known = stats is not None and has_its_files(output, stats, listed)
+        return stats if known else committed_shard(output, shard, listed)
+
+    with ThreadPoolExecutor(MARKERS_AT_ONCE) as pool:
+        return {stats.shard: stats for stats in pool.map(look, candidates) if stats is not None}
 
 
 def _require_room(output: Storage, config: BuildConfig, rows: int) -> None:
@@ -130,11 +141,16 @@ def _build_missing(
         from datapipe.ray_flow import run_shard_tasks
 
         progress.note(_bound(config, plans))
+        output, indexed_at = storage_of(config.output), time.monotonic()
         report = BuildReport(progress, finished.values(), len(finished) + len(plans))
         for shard_stats in run_shard_tasks(plans, config, report.on_progress, process_image):
             _require_lease(lease, config.output)
             stats[shard_stats.shard] = shard_stats
             report.on_shard(shard_stats)
+            if not output.is_local and time.monotonic() - indexed_at > INDEX_EVERY_S:
+                write_index(output, stats.values())
+                indexed_at = time.monotonic()
+        report.end()
     progress.update(rows)
     return [stats[shard] for shard in sorted(stats)]
 

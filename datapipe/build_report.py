@@ -57,6 +57,13 @@ class BuildReport:
         speed = f"{done.downloaded_bytes / 1e6 / seconds:,.1f} MB/s"
         shown = f"{100 * share:.1f}% ok{_most_frequent_failure(counts)}"
         self._progress.update(rows, f"{shown}  {speed}  {self._shards_done}/{self._shards} shards")
+        self._advise(counts)
+
+    def end(self) -> None:
+        """All shards are committed: what has not been said yet is said now."""
+        self._advise(self._committed)
+
+    def _advise(self, counts: Counter[str]) -> None:
         for advice in self._adviser.new(counts):
             self._progress.note(f"! {advice.line()}")
 

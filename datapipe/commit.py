@@ -44,8 +44,13 @@ def committed_shard(output: Storage, shard: int, listed: Mapping[str, FileEntry]
     except (ValueError, KeyError, TypeError):
         # Not one of ours, or damaged: the shard is made again.
         return None
+    return stats if has_its_files(output, stats, listed) else None
+
+
+def has_its_files(output: Storage, stats: ShardStats, listed: Mapping[str, FileEntry] | None = None) -> bool:
+    """Whether the files are those that the marker vouches for."""
     entries = {name: listed.get(name) if listed is not None else output.info(name) for name in stats.files}
-    return stats if all(_is(output, entries[name], facts) for name, facts in stats.files.items()) else None
+    return all(_is(output, entries[name], facts) for name, facts in stats.files.items())
 
 
 def marker_name(shard: int) -> str:

@@ -1,8 +1,12 @@
 """Objects of an S3 bucket as the files of a Storage: reads by range, atomic writes, conditional ones."""
 
+import contextlib
+import hashlib
 import io
 import secrets
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO, Any, BinaryIO
 from urllib.parse import urlsplit
@@ -11,6 +15,7 @@ from infra.files import FileEntry
 from infra.s3_client import CONDITION_FAILED, MISSING, error_code, explained, s3_client
 
 PART_BYTES = 32 << 20  # a shard of 10,000 pictures has about 250 MB
+PARTS_AT_ONCE = 2
 WRITER = "writer"  # the metadata that tells whose write an object is
 CHECK_PREFIX = ".check-"  # objects that only try what the storage can do
 UNKNOWN = "NotImplemented"  # the server knows no conditions
@@ -70,18 +75,47 @@ class S3Objects:
             return str(s3_client().put_object(**self._key(path), Body=data)["ETag"])
 
     def write_file(self, path: str, source: IO[bytes]) -> str:
-        """Writes the whole object from a file, in parts when it is large; returns its version."""
-        from boto3.s3.transfer import TransferConfig
-
+        """Writes the whole object from a file, in parts when it is large; returns the version that this write made."""
+        size = source.seek(0, io.SEEK_END)
+        source.seek(0)
+        if size <= PART_BYTES:
+            return self.write_bytes(path, source.read())
         with explained(f"{self.url}/{path}"):
-            transfer = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=4)
             place = self._key(path)
-            source.seek(0)
-            s3_client().upload_fileobj(_Unclosed(source), place["Bucket"], place["Key"], Config=transfer)
-        info = self.info(path)
-        if info is None or info.version is None:
-            raise FileNotFoundError(f"{self.url}/{path}")
-        return info.version
+            upload = s3_client().create_multipart_upload(**place)["UploadId"]
+            try:
+                return self._complete(path, upload, self._upload_parts(place, upload, source, -(-size // PART_BYTES)))
+            except BaseException:
+                with contextlib.suppress(Exception):  # the error that led here is the one to tell
+                    s3_client().abort_multipart_upload(**place, UploadId=upload)
+                raise
+
+    def _complete(self, path: str, upload: str, parts: list[dict[str, Any]]) -> str:
+        from botocore.exceptions import ClientError
+
+        try:
+            whole = {"Parts": parts}
+            done = s3_client().complete_multipart_upload(**self._key(path), UploadId=upload, MultipartUpload=whole)
+            return str(done["ETag"])
+        except ClientError as error:
+            # Done, its answer lost, and tried again by boto3: then the upload is not there any more, but the object is.
+            info = self.info(path) if error_code(error) == "NoSuchUpload" else None
+            if info is None or info.version != _multipart_version(parts):
+                raise
+            return info.version
+
+    def _upload_parts(self, place: dict[str, str], upload: str, source: IO[bytes], count: int) -> list[dict[str, Any]]:
+        lock = threading.Lock()
+
+        def put(number: int) -> dict[str, Any]:
+            with lock:
+                source.seek((number - 1) * PART_BYTES)
+                data = source.read(PART_BYTES)
+            part = s3_client().upload_part(**place, UploadId=upload, PartNumber=number, Body=data)
+            return {"PartNumber": number, "ETag": part["ETag"]}
+
+        with ThreadPoolExecutor(PARTS_AT_ONCE) as pool:
+            return list(pool.map(put, range(1, count + 1)))
 
     def create(self, path: str, data: bytes) -> bool:
         """Writes the object unless there is one (`If-None-Match: *`); says whether it is now this writer's.
@@ -171,23 +205,10 @@ class S3Objects:
         return False
 
 
-class _Unclosed:
-    """A file that outlives its upload: boto3 would close it."""
-
-    def __init__(self, source: IO[bytes]) -> None:
-        self._source = source
-
-    def read(self, size: int = -1) -> bytes:
-        return self._source.read(size)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._source.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._source.tell()
-
-    def close(self) -> None:
-        pass
+def _multipart_version(parts: list[dict[str, Any]]) -> str:
+    """The ETag of an object of these parts: the MD5 of theirs, and their number."""
+    digests = b"".join(bytes.fromhex(part["ETag"].strip('"')) for part in parts)
+    return f'"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(parts)}"'
 
 
 class _RangeReader(io.RawIOBase):

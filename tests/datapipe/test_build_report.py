@@ -39,6 +39,17 @@ def test_rows_yield_speed_and_failures_are_told():
     }
 
 
+def test_what_fails_in_the_last_moment_is_explained_at_the_end():
+    stream = StringIO()
+    with Progress(stream) as progress:
+        progress.begin("build", total=300, unit="rows")
+        report = BuildReport(progress, [], 1)
+        report.on_shard(ShardStats(0, 300, {"success": 299, "decoder_crash": 1}, {}))
+        assert "decoder_crash" not in stream.getvalue()
+        report.end()
+    assert "decoder_crash" in stream.getvalue()
+
+
 def test_unusual_failures_are_explained_once():
     bad = {"success": 100, "dns_failed": 900}
     notes = [line for line in told((bad, 0), (bad, 0), (bad, 0)) if line["event"] == "note"]

@@ -86,6 +86,14 @@ def test_a_file_of_several_parts_arrives_whole_with_a_version(storage: Storage):
     assert sha256_in(storage, "large") == sha256_of_stream(io.BytesIO(data).read)
 
 
+def test_a_lost_reply_to_the_end_of_a_large_upload_is_got_over(storage: Storage, proxy: FaultProxy):
+    data = bytes(range(256)) * (PART_BYTES // 256 + 1000)
+    proxy.lose_reply(method="POST", key_contains="uploadId=")
+    version = storage.put_stream(io.BytesIO(data), "large")
+    info = storage.info("large")
+    assert len(proxy.met) == 1 and info is not None and (info.size_bytes, info.version) == (len(data), version)
+
+
 def test_an_upload_that_was_left_open_is_swept(store: ObjectStore, storage: Storage):
     key = storage.url.removeprefix(f"s3://{store.bucket}/") + "/00000.tar"
     store.client().create_multipart_upload(Bucket=store.bucket, Key=key)
