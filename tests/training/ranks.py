@@ -14,13 +14,15 @@ ANSWER_S = 120
 class Ranks:
     """Runs a function on the first W of the ranks at once; a `with` block ends them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, count: int = RANKS) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipes: list[Connection] = []
         self._processes = []
-        for rank in range(RANKS):
+        for rank in range(count):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(rank, str(folder / "rendezvous"), theirs), daemon=True)
+            process = context.Process(
+                target=_serve, args=(rank, count, str(folder / "rendezvous"), theirs), daemon=True
+            )
             process.start()
             self._pipes.append(ours)
             self._processes.append(process)
@@ -50,14 +52,14 @@ class Ranks:
         return results
 
 
-def _serve(rank: int, rendezvous: str, pipe: Connection) -> None:
+def _serve(rank: int, count: int, rendezvous: str, pipe: Connection) -> None:
     import torch
     import torch.distributed as dist
 
     os.environ["LOCAL_RANK"] = str(rank)  # DeepSpeed wants what launchers set
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=RANKS)
-    groups = {ranks: dist.new_group(list(range(ranks))) for ranks in range(1, RANKS + 1)}
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=count)
+    groups = {ranks: dist.new_group(list(range(ranks))) for ranks in range(1, count + 1)}
     while (work := pipe.recv()) is not None:
         function, ranks, values = work
         try:

@@ -1,0 +1,89 @@
+"""The arithmetic on one tile of the logits, elementwise; on CUDA fused into one pass each.
+
+Legend: a tile has R rows (images) and C columns (texts); a diagonal tile has the matched pairs on its diagonal.
+`products` (R, C) are the features' inner products in the accumulation's precision; every function uses them up, so that
+a tile is held once.
+"""
+
+import shutil
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TypeVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+TileFunction = TypeVar("TileFunction", bound=Callable[..., object])
+
+
+def add_to_softmax(
+    products: Tensor,
+    scale: Tensor,
+    row_max: Tensor,
+    row_sum: Tensor,
+    column_max: Tensor,
+    column_sum: Tensor,
+    is_diagonal: bool,
+) -> None:
+    """Takes the unmatched pairs of a tile into the running softmax of its rows and of its columns, in place.
+
+    The maximum of the logits and the sum of exp(logit − maximum) are kept apart: one number for both would round at
+    the size of the logits. Source of the running form: Milakov and Gimelshein 2018 (arXiv 1805.02867).
+    """
+    logits = products.mul_(scale)
+    if is_diagonal:
+        logits.diagonal().fill_(-torch.inf)
+    _add_along(1, logits, row_max, row_sum)
+    _add_along(0, logits, column_max, column_sum)
+
+
+def _add_along(dim: int, logits: Tensor, maximum: Tensor, total: Tensor) -> None:
+    greatest = torch.maximum(maximum, logits.amax(dim))
+    total.mul_(torch.exp(maximum - greatest)).add_(torch.exp(logits - greatest.unsqueeze(dim)).sum(dim))
+    maximum.copy_(greatest)
+
+
+def softmax_gradient(
+    products: Tensor, scale: Tensor, row_max: Tensor, row_weight: Tensor, column_max: Tensor, column_weight: Tensor
+) -> Tensor:
+    """The softmax over rows plus the softmax over columns (R, C), each entry times its row's or column's weight.
+
+    A weight is what the entry counts in the loss, divided by the sum of exp(logit − maximum).
+    """
+    logits = products.mul_(scale)
+    gradient = (logits - row_max[:, None]).exp_().mul_(row_weight[:, None])
+    return gradient.addcmul_(logits.sub_(column_max).exp_(), column_weight)
+
+
+def sigmoid_tile(products: Tensor, scale: Tensor, bias: Tensor, is_diagonal: bool) -> tuple[Tensor, Tensor]:
+    """Σ ln(1 + e^(∓logit)) of a tile's pairs, matched (−) or not (+), and the logits' gradient (R, C).
+
+    Not by softplus, which torch cuts to the identity above 20 and is then wrong by 2e-9.
+    """
+    logits = products.mul_(scale).add_(bias)
+    if is_diagonal:
+        logits.diagonal().neg_()
+    value = -F.logsigmoid(-logits).sum()
+    gradient = logits.sigmoid_()
+    if is_diagonal:
+        gradient.diagonal().neg_()
+    return value, gradient
+
+
+def fused(function: TileFunction, device: torch.device) -> TileFunction:
+    """The tile function as it runs fastest on the device: compiled on CUDA, where a compiler is there; else itself."""
+    return _compiled(function) if device.type == "cuda" and _can_compile() else function
+
+
+@lru_cache
+def _compiled(function: TileFunction) -> TileFunction:
+    return cast(TileFunction, torch.compile(function, dynamic=True, fullgraph=True))
+
+
+@lru_cache
+def _can_compile() -> bool:
+    """Triton builds its launcher with the machine's C compiler."""
+    from torch.utils._triton import has_triton
+
+    return any(shutil.which(compiler) for compiler in ("cc", "gcc", "clang")) and bool(has_triton())
