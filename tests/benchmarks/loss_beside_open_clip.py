@@ -1,6 +1,6 @@
 """Times the losses beside open_clip's on gloo ranks, and measures the memory that each takes beyond the features.
 
-    python tests/benchmarks/loss_beside_open_clip.py [--sizes 4096,16384] [--ranks 2] [--width 512] [--rounds 3]
+    python tests/benchmarks/loss_beside_open_clip.py [--sizes 4096,16384] [--ranks 1,2,4] [--width 512] [--rounds 3]
 
 Both run forward and backward on the same features, in turn; times are the best of the rounds, of the slower rank.
 open_clip: ClipLoss(local_loss=True, gather_with_grad=True) and SigLipLoss. A size whose logits would not fit into the
@@ -27,8 +27,8 @@ from training.loss_memory import loss_memory_bytes
 
 MIB = 1 << 20
 SCALE, BIAS = 1 / 0.07, -10.0
-# Of one rank's logits (n×N fp32) in open_clip's backward: two of them, their log-softmax and their gradients.
-PEER_MATRICES = {"clip": 6, "siglip": 8}
+# fp32 matrices that open_clip holds at once, as measured: for CLIP of n×N, for SigLIP of n×n.
+PEER_MATRICES = {"clip": 5, "siglip": 9}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +38,25 @@ class Figure:
     seconds: float
     extra_bytes: int
 
+    def growth_from(self, smaller: "Figure") -> str:
+        """Both, as multiples."""
+        return f"time ×{self.seconds / smaller.seconds:.1f}, memory ×{self.extra_bytes / smaller.extra_bytes:.1f}"
+
 
 def main() -> None:
-    """Prints a line for every loss and size, then how both grow."""
+    """Prints a line for every number of ranks, loss and size, and how time and memory grow from line to line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--sizes", default="4096,8192,16384,32768", help="global batches")
-    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--ranks", default="2", help="numbers of ranks, on this machine's cores together")
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--losses", default="clip,siglip")
     options = parser.parse_args()
     sizes = [int(size) for size in options.sizes.split(",")]
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = (options.ranks, folder, options.losses.split(","), sizes, options.width, options.rounds)
-        mp.spawn(run_rank, arguments, nprocs=options.ranks)
+    for ranks in map(int, options.ranks.split(",")):
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = (ranks, folder, options.losses.split(","), sizes, options.width, options.rounds)
+            mp.spawn(run_rank, arguments, nprocs=ranks)
 
 
 def run_rank(rank: int, ranks: int, folder: str, losses: list[str], sizes: list[int], width: int, rounds: int) -> None:
@@ -63,41 +68,65 @@ def run_rank(rank: int, ranks: int, folder: str, losses: list[str], sizes: list[
         print(f"{'loss':8}{'N':>7}{'ours':>9}{'open_clip':>11}{'time':>7}{'extra memory, ours':>21}", end="")
         print(f"{'formula':>10}{'open_clip':>11}{'memory':>9}")
     for loss in losses:
+        last: Line | None = None
         for size in sizes:
-            measure_size(loss, size, rank, ranks, width, rounds)
+            line = measure_size(loss, size, rank, ranks, width, rounds)
+            if rank == 0:
+                print(line.text() + (line.growth_from(last) if last else ""), flush=True)
+            last = line
     dist.barrier()
     dist.destroy_process_group()
 
 
-def measure_size(loss: str, size: int, rank: int, ranks: int, width: int, rounds: int) -> None:
-    """One line of the table."""
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the table: ours and open_clip's figures of one size, what the formula says, what open_clip needs."""
+
+    loss: str
+    size: int
+    ours: Figure
+    theirs: Figure | None
+    formula_bytes: int
+    needed_bytes: int
+
+    def text(self) -> str:
+        """The figures and their ratios."""
+        ours, theirs = self.ours, self.theirs
+        line = f"{self.loss:8}{self.size:7,}{ours.seconds:8.2f}s"
+        line += f"{theirs.seconds:10.2f}s{ours.seconds / theirs.seconds:7.2f}" if theirs else f"{'-':>11}{'-':>7}"
+        line += f"{ours.extra_bytes / MIB:17,.0f} MiB{self.formula_bytes / MIB:6,.0f} MiB"
+        if theirs:
+            return line + f"{theirs.extra_bytes / MIB:7,.0f} MiB{'1/':>6}{theirs.extra_bytes / ours.extra_bytes:<4.0f}"
+        return line + f"  needs about {self.needed_bytes / MIB:,.0f} MiB a rank"
+
+    def growth_from(self, smaller: "Line") -> str:
+        """How time and memory grew while N did."""
+        text = f"  N ×{self.size / smaller.size:.0f}: ours {self.ours.growth_from(smaller.ours)}"
+        if self.theirs and smaller.theirs:
+            text += f", open_clip {self.theirs.growth_from(smaller.theirs)}"
+        return text
+
+
+def measure_size(loss: str, size: int, rank: int, ranks: int, width: int, rounds: int) -> Line:
+    """Both losses on one global batch, in turn."""
     rows = size // ranks
     chance = torch.Generator().manual_seed(rank)
     images = torch.nn.functional.normalize(torch.randn(rows, width, generator=chance), dim=1)
     texts = torch.nn.functional.normalize(images + 0.5 * torch.randn(rows, width, generator=chance), dim=1)
-    needed = PEER_MATRICES[loss] * ranks * rows * (size if loss == "clip" else rows * ranks) * 4
-    fits = torch.tensor([int(needed < 0.8 * psutil.virtual_memory().available)])
+    needed = PEER_MATRICES[loss] * rows * (size if loss == "clip" else rows) * 4
+    fits = torch.tensor([int(needed * ranks < 0.7 * psutil.virtual_memory().available)])
     dist.all_reduce(fits, op=dist.ReduceOp.MIN)
-    ours, theirs = None, None
     few = slice(0, 256)
     for warm_up in (our_loss(loss), peer_loss(loss, rank, ranks)):
         measured(warm_up, images[few], texts[few])
+    ours, theirs = None, None
     for _ in range(rounds):
         ours = better(ours, measured(our_loss(loss), images, texts))
         if fits:
             theirs = better(theirs, measured(peer_loss(loss, rank, ranks), images, texts))
     assert ours is not None
     formula = loss_memory_bytes(size, ranks, width, for_siglip=loss == "siglip")
-    if rank == 0:
-        line = f"{loss:8}{size:7,}{ours.seconds:8.2f}s"
-        line += f"{theirs.seconds:10.2f}s{ours.seconds / theirs.seconds:7.2f}" if theirs else f"{'-':>11}{'-':>7}"
-        line += f"{ours.extra_bytes / MIB:17,.0f} MiB{formula / MIB:6,.0f} MiB"
-        line += (
-            f"{theirs.extra_bytes / MIB:7,.0f} MiB     1/{theirs.extra_bytes / max(1, ours.extra_bytes):.0f}"
-            if theirs
-            else f"  needs {needed / ranks / MIB:,.0f} MiB a rank"
-        )
-        print(line, flush=True)
+    return Line(loss, size, ours, theirs, formula, needed)
 
 
 def better(one: Figure | None, other: Figure) -> Figure:
