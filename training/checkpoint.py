@@ -13,6 +13,7 @@ CHECKPOINTS_FOLDER = "checkpoints"
 MARKER_FILE = "checkpoint.json"  # written last; vouches for the files below
 PARAMETERS_FILE = "parameters.safetensors"  # fp32 masters by name
 MOMENTS_FILE = "moments.safetensors"  # Adam's moments: NAME/exp_avg, NAME/exp_avg_sq
+BUFFERS_FILE = "buffers.safetensors"  # batch normalisation's running statistics by name; empty for most models
 STATE_FILE = "state.json"
 
 
@@ -61,9 +62,13 @@ def newest_intact_checkpoint(run: Storage) -> tuple[str | None, list[str]]:
 
 
 def save_checkpoint(
-    run: Storage, state: CheckpointState, parameters: dict[str, Any], moments: dict[str, dict[str, Any]]
+    run: Storage,
+    state: CheckpointState,
+    parameters: dict[str, Any],
+    moments: dict[str, dict[str, Any]],
+    buffers: dict[str, Any],
 ) -> str:
-    """Writes and commits a checkpoint; parameters and moments are name → tensor. Returns its path."""
+    """Writes and commits a checkpoint; parameters, moments and buffers are name → tensor. Returns its path."""
     from safetensors.torch import save_file
 
     folder = run.at(checkpoint_path(state.step))
@@ -71,9 +76,10 @@ def save_checkpoint(
     with tempfile.TemporaryDirectory(dir=_scratch(run)) as scratch:
         save_file(parameters, Path(scratch, PARAMETERS_FILE))
         save_file(flat_moments, Path(scratch, MOMENTS_FILE))
+        save_file(buffers, Path(scratch, BUFFERS_FILE))
         Path(scratch, STATE_FILE).write_text(json.dumps(asdict(state), indent=1))
         files = {}
-        for name in (PARAMETERS_FILE, MOMENTS_FILE, STATE_FILE):
+        for name in (PARAMETERS_FILE, MOMENTS_FILE, BUFFERS_FILE, STATE_FILE):
             source = Path(scratch, name)
             files[name] = {"size_bytes": source.stat().st_size, "sha256": sha256_of_file(source)}
             folder.put_file(source, name)
@@ -115,6 +121,14 @@ def load_parameters(checkpoint: Storage) -> dict[str, Any]:
     from safetensors.torch import load
 
     tensors: dict[str, Any] = load(checkpoint.read_bytes(PARAMETERS_FILE))
+    return tensors
+
+
+def load_buffers(checkpoint: Storage) -> dict[str, Any]:
+    """What the model keeps beside its parameters, by name, on the CPU."""
+    from safetensors.torch import load
+
+    tensors: dict[str, Any] = load(checkpoint.read_bytes(BUFFERS_FILE))
     return tensors
 
 

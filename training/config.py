@@ -56,6 +56,8 @@ class TrainConfig(Settings):
     """clip or siglip."""
     global_batch_size: Annotated[int, Field(ge=2)] = 256
     """Pairs per step, over all workers."""
+    micro_batch_size: Annotated[int, Field(ge=1)] | None = None
+    """Pairs that a worker encodes at once; null: its whole part of the batch. The loss is the global batch's anyway."""
     steps: Annotated[int, Field(ge=1)] | None = None
     """Length of the training in steps."""
     samples: Annotated[int, Field(ge=1)] | None = None
@@ -77,13 +79,15 @@ class TrainConfig(Settings):
     weight_decay: Annotated[float, Field(ge=0)] = 0.2
     """Weight decay; not on gains, biases and the two scalars."""
     grad_clip_norm: Annotated[float, Field(gt=0)] | None = None
-    """Largest norm of the gradient; null: no clipping."""
+    """Largest norm of the gradient, over both towers without the two scalars; null: no clipping."""
+    sync_batch_norm: bool = False
+    """Whether batch normalisation is over a micro-batch of all workers, and not of each."""
     crop_scale: tuple[float, float] = (0.9, 1.0)
     """Area of the random square crop, as a share of the picture."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 1
-    """DeepSpeed's ZeRO stage."""
+    """DeepSpeed's ZeRO stage: 0 repeats everything on every worker; 1, 2 and 3 spread moments, gradients, weights."""
     precision: Precision = Precision.FP32
-    """fp32 or bf16."""
+    """fp32 or bf16: of the model's products; master weights and the two scalars are fp32."""
     workers: Annotated[int, Field(ge=1)] = 1
     """Training workers (ranks)."""
     use_gpu: bool | None = None
@@ -104,12 +108,6 @@ class TrainConfig(Settings):
         given = [name for name in ("steps", "samples", "epochs") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"got {' and '.join(given) or 'none'} of steps, samples, epochs; want exactly one")
-        return self
-
-    @model_validator(mode="after")
-    def _has_masters(self) -> "TrainConfig":
-        if self.precision is Precision.BF16 and self.zero_stage == 0:
-            raise ValueError("got precision bf16 with zero_stage 0; want zero_stage 1, 2 or 3, which keep fp32 masters")
         return self
 
     def training_source(self) -> DataSource:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from infra.storage import Storage
-from training.checkpoint import load_parameters, read_state
+from training.checkpoint import load_buffers, load_parameters, read_state
 from training.config import LossName
 from training.loader import evaluation_pictures, normalize
 from training.model import Tokenizer, create_model, model_traits
@@ -25,10 +25,7 @@ class Encoder:
         self._traits = model_traits(self.state.model)
         self._tokenize = Tokenizer(self.state.model)
         model = create_model(self.state.model, LossName(self.state.loss), seed=0)
-        # Buffers (masks, positions) are the architecture's; every parameter must be there.
-        missing, unexpected = model.load_state_dict(load_parameters(checkpoint), strict=False)
-        lost = set(missing) & {name for name, _ in model.named_parameters()}
-        assert not lost and not unexpected, f"{checkpoint.url} lacks {lost} or has {unexpected}"
+        model.load_state_dict(load_parameters(checkpoint) | load_buffers(checkpoint))
         self._model: Any = model.eval().to(self._device)
 
     @torch.inference_mode()

@@ -15,12 +15,13 @@ from typing import Any, TextIO
 import ray.train
 import torch
 from ray.train import Checkpoint
-from torch import Tensor
 
-from infra.errors import CorruptData, StageFailed
+from infra.errors import CorruptData
 from infra.storage import Storage
+from training.certificate import CERTIFICATE_FILE, certify_loss
 from training.checkpoint import (
     CheckpointState,
+    load_buffers,
     load_moments,
     load_parameters,
     newest_intact_checkpoint,
@@ -29,15 +30,15 @@ from training.checkpoint import (
     save_checkpoint,
     sweep_uncommitted,
 )
-from training.config import LossName, TrainConfig
+from training.config import TrainConfig
 from training.engine import Engine, initialize_deepspeed
-from training.loader import Batch, TrainingLoader, normalize
-from training.loss import clip_loss, siglip_loss
-from training.model import ModelTraits, create_model, model_traits
+from training.loader import TrainingLoader
+from training.model import create_model, model_traits
 from training.order import SampleOrder
 from training.records import METRICS_FILE, StepMetrics
 from training.schedule import learning_rate
 from training.selection import select
+from training.step import StepPlace, micro_batch_count, split_micro_batches, train_step
 
 ATTEMPTS_FOLDER = "attempts"
 POINTER_FILE = "pointer.json"
@@ -95,6 +96,7 @@ def train_worker(config: TrainConfig, run: Storage, worker: Worker) -> None:
     if worker.rank == 0:
         sweep_uncommitted(run)
     first, engine = _start_or_resume(config, plan, run, worker)
+    _certify(config, engine, run, worker)
     attempt = _record_attempt(run, worker, first)
     traits = model_traits(config.model)
     loader = TrainingLoader(
@@ -110,16 +112,35 @@ def train_worker(config: TrainConfig, run: Storage, worker: Worker) -> None:
     with loader, _metrics_writer(run, worker) as metrics:
         started = time.monotonic()
         for step, batch in enumerate(loader.batches(first, plan.steps), first):
-            loss, scale, rate = _train_step(engine, config, plan, traits, step, batch)
+            rate = learning_rate(step, peak=config.lr, warmup=plan.warmup, steps=plan.steps)
+            done = train_step(
+                engine,
+                config.loss,
+                traits,
+                split_micro_batches(batch.images, batch.tokens, _micro_batches(config, worker)),
+                rate,
+                StepPlace(config.seed, step, worker.rank),
+            )
             ended = time.monotonic()
             if metrics is not None:
                 epoch = (step + 1) * plan.batch_size / plan.samples
                 speed = plan.batch_size / (ended - started)
-                record = StepMetrics(step + 1, loss, scale, rate, speed, epoch, attempt, time.time(), batch.replaced)
+                record = StepMetrics(
+                    step=step + 1,
+                    loss=done.loss,
+                    logit_scale=done.logit_scale,
+                    lr=rate,
+                    samples_per_s=speed,
+                    epoch=epoch,
+                    attempt=attempt,
+                    time=time.time(),
+                    replaced=batch.replaced,
+                    gradient_norm=done.gradient_norm,
+                )
                 metrics.write(json.dumps(asdict(record)) + "\n")
             started = ended
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == plan.steps:
-                _save(engine, config, plan, run, worker, step + 1, loss)
+                _save(engine, config, plan, run, worker, step + 1, done.loss)
                 started = time.monotonic()
 
 
@@ -129,9 +150,9 @@ def _start_or_resume(config: TrainConfig, plan: TrainingPlan, run: Storage, work
     for problem in problems:
         log.warning(problem)
     model = create_model(config.model, config.loss, config.seed, config.initial_logit_scale)
-    batch_of_rank = -(-plan.batch_size // worker.ranks)
+    micro_batches = _micro_batches(config, worker)
     if path is None:
-        return 0, Engine(model, config, ranks=worker.ranks, batch_of_rank=batch_of_rank)
+        return 0, Engine(model, config, ranks=worker.ranks, micro_batches=micro_batches)
     checkpoint = run.at(path)
     state = read_state(checkpoint)
     if (state.model, state.batch_size, state.samples) != (config.model, plan.batch_size, plan.samples):
@@ -141,37 +162,21 @@ def _start_or_resume(config: TrainConfig, plan: TrainingPlan, run: Storage, work
             "Train under another name, or restore the dataset that the training began with.",
         )
     parameters = load_parameters(checkpoint)
-    model.load_state_dict(parameters, strict=False)
-    engine = Engine(model, config, ranks=worker.ranks, batch_of_rank=batch_of_rank)
+    model.load_state_dict(parameters | load_buffers(checkpoint), strict=False)
+    engine = Engine(model, config, ranks=worker.ranks, micro_batches=micro_batches)
     engine.restore(parameters, load_moments(checkpoint), state.step)
     return state.step, engine
 
 
-def _train_step(
-    engine: Engine, config: TrainConfig, plan: TrainingPlan, traits: ModelTraits, step: int, batch: Batch
-) -> tuple[float, float, float]:
-    """One optimizer step; returns the global loss, the scale that it was taken with, and the learning rate."""
-    rate = learning_rate(step, peak=config.lr, warmup=plan.warmup, steps=plan.steps)
-    images = normalize(batch.images.to(engine.device, non_blocking=True), traits, engine.dtype)
-    outputs = engine.forward(images, batch.tokens.to(engine.device, non_blocking=True))
-    loss = global_loss(config.loss, outputs)
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        raise StageFailed(
-            f"The loss of step {step + 1} is {value}.",
-            "A training goes on with finite losses only; the last checkpoint is kept.",
-            "Lower train.lr, lengthen train.warmup_steps, or set train.grad_clip_norm=1.",
-        )
-    engine.step(loss, rate)
-    return value, float(outputs[2].detach()), rate
+def _micro_batches(config: TrainConfig, worker: Worker) -> int:
+    return micro_batch_count(-(-config.global_batch_size // worker.ranks), config.micro_batch_size)
 
 
-def global_loss(name: LossName, outputs: tuple[Tensor, ...]) -> Tensor:
-    """The configured loss of the model's outputs over the global batch, in fp32 whatever the model computes in."""
-    images, texts, scale, *bias = (output.float() for output in outputs)
-    if name is LossName.SIGLIP:
-        return siglip_loss(images, texts, scale, bias[0])
-    return clip_loss(images, texts, scale)
+def _certify(config: TrainConfig, engine: Engine, run: Storage, worker: Worker) -> None:
+    """Checks the loss on these very workers, and writes down how exact it is."""
+    certificate = certify_loss(config.loss, engine.device, engine.feature_dtype)
+    if worker.rank == 0:
+        run.write_bytes(CERTIFICATE_FILE, json.dumps({**asdict(certificate), "text": str(certificate)}).encode())
 
 
 def _save(
@@ -189,7 +194,8 @@ def _save(
         state = CheckpointState(
             step, config.model, config.loss.value, plan.batch_size, plan.samples, config.seed, _settings(config)
         )
-        path = save_checkpoint(run, state, parameters, moments)
+        buffers = {name: buffer.cpu().clone() for name, buffer in engine.buffers().items()}
+        path = save_checkpoint(run, state, parameters, moments, buffers)
         prune_checkpoints(run, config.keep_checkpoints)
     _report(run, path, {"step": step, "loss": loss})
 

@@ -16,7 +16,8 @@ EXAMPLES_FILE = "examples.json"
 class StepMetrics:
     """One optimizer step. `attempt` counts the starts of the worker group, from 1; `time` is Unix seconds.
 
-    `replaced` pictures of rank 0's part could not be decoded, and their neighbours took their place.
+    `replaced` pictures of rank 0's part could not be decoded, and their neighbours took their place. `gradient_norm` is
+    of both towers before clipping, where DeepSpeed knows it.
     """
 
     step: int
@@ -28,6 +29,7 @@ class StepMetrics:
     attempt: int
     time: float
     replaced: int = 0
+    gradient_norm: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

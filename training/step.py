@@ -1,0 +1,145 @@
+"""One step of the training: the global batch through the model in micro-batches, the loss, the optimizer.
+
+With several micro-batches, features are encoded first without a graph; the loss over all of them gives each feature's
+gradient; then each micro-batch is encoded again and its features' gradients go back through it. So the loss is that
+of the whole global batch, in the memory of one micro-batch. Source: GradCache, Gao et al. 2021 (arXiv 2101.06983).
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from infra.errors import StageFailed
+from training.batch_norm import frozen_statistics
+from training.config import LossName
+from training.engine import Engine
+from training.loader import normalize
+from training.logit_scalars import LogitScalars
+from training.loss import clip_loss, siglip_loss
+from training.model import ModelTraits
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a step came to: the global loss, the scale that it was taken with, and the gradient's norm if known."""
+
+    loss: float
+    logit_scale: float
+    gradient_norm: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlace:
+    """Where in the training, and on which rank, a step is: what its random numbers follow from."""
+
+    seed: int
+    step: int
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Pictures (n, 3, side, side) uint8 and tokens (n, context length), and its number in the step."""
+
+    index: int
+    images: Tensor
+    tokens: Tensor
+
+
+def train_step(
+    engine: Engine,
+    name: LossName,
+    traits: ModelTraits,
+    micro_batches: list[MicroBatch],
+    learning_rate: float,
+    place: StepPlace,
+) -> StepResult:
+    """One optimizer step over this rank's part of the global batch, and all other ranks'.
+
+    Raises StageFailed when the loss is not finite, before any weight is changed.
+    """
+    scale = float(engine.scalars.scale.detach())
+    if len(micro_batches) == 1:
+        features = _encode(engine, traits, micro_batches[0], place)
+        loss = global_loss(name, *features, engine.scalars)
+        value = _finite(loss, place.step)
+        # Activation checkpointing runs parts of the model again.
+        with frozen_statistics(engine.module):
+            engine.backward(loss)
+        engine.end_micro_batch(learning_rate)
+    else:
+        value = _step_on_cached_features(engine, name, traits, micro_batches, learning_rate, place)
+    return StepResult(value, scale, engine.gradient_norm)
+
+
+def _step_on_cached_features(
+    engine: Engine,
+    name: LossName,
+    traits: ModelTraits,
+    micro_batches: list[MicroBatch],
+    learning_rate: float,
+    place: StepPlace,
+) -> float:
+    with torch.no_grad():
+        cached = [_encode(engine, traits, micro_batch, place) for micro_batch in micro_batches]
+    images, texts = (torch.cat(side).requires_grad_() for side in zip(*cached, strict=True))
+    loss = global_loss(name, images, texts, engine.scalars)
+    value = _finite(loss, place.step)
+    torch.autograd.backward(loss)
+    assert images.grad is not None and texts.grad is not None
+    first = 0
+    with frozen_statistics(engine.module):
+        for micro_batch in micro_batches:
+            of_images, of_texts = _encode(engine, traits, micro_batch, place)
+            rows = slice(first, first + len(of_images))
+            # Its gradient with respect to the features is the loss's.
+            stand_in = (of_images.float() * images.grad[rows]).sum() + (of_texts.float() * texts.grad[rows]).sum()
+            engine.backward(stand_in)
+            engine.end_micro_batch(learning_rate)
+            first = rows.stop
+    return value
+
+
+def _encode(engine: Engine, traits: ModelTraits, micro_batch: MicroBatch, place: StepPlace) -> tuple[Tensor, Tensor]:
+    """The micro-batch's features; dropout and patch dropout are the same each time, and after a resume."""
+    torch.manual_seed(_seed(place, micro_batch.index))
+    images = normalize(micro_batch.images.to(engine.device, non_blocking=True), traits, engine.dtype)
+    return engine.encode(images, micro_batch.tokens.to(engine.device, non_blocking=True))
+
+
+def _seed(place: StepPlace, index: int) -> int:
+    text = f"{place.seed}/{place.step}/{place.rank}/{index}"
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def _finite(loss: Tensor, step: int) -> float:
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise StageFailed(
+            f"The loss of step {step + 1} is {value}.",
+            "A training goes on with finite losses only; the last checkpoint is kept.",
+            "Lower train.lr, lengthen train.warmup_steps, or set train.grad_clip_norm=1.",
+        )
+    return value
+
+
+def split_micro_batches(images: Tensor, tokens: Tensor, count: int) -> list[MicroBatch]:
+    """A rank's part in `count` micro-batches, whose rows differ by one at most."""
+    parts = zip(images.tensor_split(count), tokens.tensor_split(count), strict=True)
+    return [MicroBatch(index, *part) for index, part in enumerate(parts)]
+
+
+def micro_batch_count(rows_of_largest_rank: int, micro_batch_size: int | None) -> int:
+    """How many micro-batches every rank makes of its part of a batch."""
+    return 1 if micro_batch_size is None else -(-rows_of_largest_rank // micro_batch_size)
+
+
+def global_loss(name: LossName, images: Tensor, texts: Tensor, scalars: LogitScalars) -> Tensor:
+    """The configured loss of this rank's features (n, D) over the global batch."""
+    if name is LossName.SIGLIP:
+        assert scalars.bias is not None
+        return siglip_loss(images, texts, scalars.scale, scalars.bias)
+    return clip_loss(images, texts, scalars.scale)
