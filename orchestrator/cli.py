@@ -110,14 +110,42 @@ def build(config: Path, overrides: tuple[str, ...], address: str | None, progres
 @config_argument
 @overrides_argument
 @address_option
-def train(config: Path, overrides: tuple[str, ...], address: str | None) -> None:
+@click.option("--dry-run", is_flag=True, help="Print the plan (model, memory, batches, length) and stop there.")
+@json_option
+def train(config: Path, overrides: tuple[str, ...], address: str | None, dry_run: bool, as_json: bool) -> None:
     """Dataset → checkpoint.
 
     \b
-    Example:
+    Examples:
       diptych train birds.yaml train.steps=2000 train.workers=2
+      diptych train birds.yaml --dry-run
     """
-    _drive(config, overrides, address, ["train"])
+    if not dry_run:
+        _drive(config, overrides, address, ["train"])
+        return
+    from orchestrator.config import load_config
+    from orchestrator.dry_run import plan_run
+
+    plan = plan_run(load_config(config, overrides))
+    _print(plan.facts(), plan.lines(), as_json)
+
+
+@cli.command()
+@click.argument("name", required=False)
+def recipes(name: str | None) -> None:
+    """Configs to start from: lists them, or prints one.
+
+    \b
+    Example:
+      diptych recipes laptop > laptop.yaml
+    """
+    from orchestrator import recipe_list
+
+    if name is not None:
+        click.echo(recipe_list.recipe(name).text, nl=False)
+        return
+    for recipe in recipe_list.recipes():
+        click.echo(f"{recipe.name:20} {recipe.summary}")
 
 
 @cli.command()

@@ -13,7 +13,6 @@ from infra.errors import StageFailed
 from training.config import LossName
 from training.loss import clip_loss, siglip_loss
 
-CERTIFICATE_FILE = "loss_certificate.json"
 ROWS_OF_A_RANK = (3, 5, 2)  # uneven, taken in turn
 WIDTH = 24
 TILE = 2  # several tiles to each rank

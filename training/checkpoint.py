@@ -14,6 +14,7 @@ MARKER_FILE = "checkpoint.json"  # written last; vouches for the files below
 PARAMETERS_FILE = "parameters.safetensors"  # fp32 masters by name
 MOMENTS_FILE = "moments.safetensors"  # Adam's moments: NAME/exp_avg, NAME/exp_avg_sq
 BUFFERS_FILE = "buffers.safetensors"  # batch normalisation's running statistics by name; empty for most models
+AVERAGE_FILE = "average.safetensors"  # the weights' moving average by name; empty without one
 STATE_FILE = "state.json"
 
 
@@ -67,8 +68,9 @@ def save_checkpoint(
     parameters: dict[str, Any],
     moments: dict[str, dict[str, Any]],
     buffers: dict[str, Any],
+    average: dict[str, Any],
 ) -> str:
-    """Writes and commits a checkpoint; parameters, moments and buffers are name → tensor. Returns its path."""
+    """Writes and commits a checkpoint; all but the moments are name → tensor. Returns its path."""
     from safetensors.torch import save_file
 
     folder = run.at(checkpoint_path(state.step))
@@ -77,9 +79,10 @@ def save_checkpoint(
         save_file(parameters, Path(scratch, PARAMETERS_FILE))
         save_file(flat_moments, Path(scratch, MOMENTS_FILE))
         save_file(buffers, Path(scratch, BUFFERS_FILE))
+        save_file(average, Path(scratch, AVERAGE_FILE))
         Path(scratch, STATE_FILE).write_text(json.dumps(asdict(state), indent=1))
         files = {}
-        for name in (PARAMETERS_FILE, MOMENTS_FILE, BUFFERS_FILE, STATE_FILE):
+        for name in (PARAMETERS_FILE, MOMENTS_FILE, BUFFERS_FILE, AVERAGE_FILE, STATE_FILE):
             source = Path(scratch, name)
             files[name] = {"size_bytes": source.stat().st_size, "sha256": sha256_of_file(source)}
             folder.put_file(source, name)
@@ -118,29 +121,33 @@ def read_state(checkpoint: Storage) -> CheckpointState:
 
 def load_parameters(checkpoint: Storage) -> dict[str, Any]:
     """The fp32 parameters by name, on the CPU."""
-    from safetensors.torch import load
-
-    tensors: dict[str, Any] = load(checkpoint.read_bytes(PARAMETERS_FILE))
-    return tensors
+    return _load(checkpoint, PARAMETERS_FILE)
 
 
 def load_buffers(checkpoint: Storage) -> dict[str, Any]:
     """What the model keeps beside its parameters, by name, on the CPU."""
-    from safetensors.torch import load
+    return _load(checkpoint, BUFFERS_FILE)
 
-    tensors: dict[str, Any] = load(checkpoint.read_bytes(BUFFERS_FILE))
-    return tensors
+
+def load_average(checkpoint: Storage) -> dict[str, Any]:
+    """The weights' moving average by name, on the CPU; empty when none was kept."""
+    return _load(checkpoint, AVERAGE_FILE)
 
 
 def load_moments(checkpoint: Storage) -> dict[str, dict[str, Any]]:
     """Adam's moments: name → moment → tensor, on the CPU."""
-    from safetensors.torch import load
-
     moments: dict[str, dict[str, Any]] = {}
-    for key, tensor in load(checkpoint.read_bytes(MOMENTS_FILE)).items():
+    for key, tensor in _load(checkpoint, MOMENTS_FILE).items():
         name, _, moment = key.rpartition("/")
         moments.setdefault(name, {})[moment] = tensor
     return moments
+
+
+def _load(checkpoint: Storage, file: str) -> dict[str, Any]:
+    from safetensors.torch import load
+
+    tensors: dict[str, Any] = load(checkpoint.read_bytes(file))
+    return tensors
 
 
 def _size_problem(checkpoint: Storage) -> str | None:

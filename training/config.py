@@ -3,9 +3,9 @@
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from infra.settings import Place, Settings
+from infra.settings import Place, Settings, absolute_place
 
 
 class LossName(StrEnum):
@@ -20,6 +20,39 @@ class Precision(StrEnum):
 
     FP32 = "fp32"
     BF16 = "bf16"
+
+
+WEIGHT_FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+
+
+def _weights_place(source: str) -> str:
+    """A path made absolute, or a tag of open_clip's, which is one word, as it is."""
+    is_path = "/" in source or source.startswith(".") or source.endswith(WEIGHT_FILE_SUFFIXES)
+    return absolute_place(source) if is_path else source
+
+
+class ScheduleName(StrEnum):
+    """How the learning rate goes down after its rise."""
+
+    COSINE = "cosine"
+    CONSTANT = "constant"
+    RSQRT = "rsqrt"
+
+
+class WeightDecayRule(StrEnum):
+    """Which parameters are decayed; never gains, biases and the two scalars."""
+
+    OPENAI = "openai"
+    OPEN_CLIP = "open_clip"
+
+
+class LockConfig(Settings):
+    """What training leaves as it is."""
+
+    image: bool | Annotated[int, Field(ge=0)] = False
+    """true: the whole image tower is locked; a number: all but its head and its last so many blocks or stages."""
+    text: bool | Annotated[int, Field(ge=0)] = False
+    """The same for the text tower."""
 
 
 class SamplePart(StrEnum):
@@ -52,6 +85,16 @@ class TrainConfig(Settings):
     """Share of the samples that is kept for evaluation, chosen by a hash of the key."""
     model: str = "ViT-B-32"
     """Any open_clip name, or a small one of ours: diptych-tiny."""
+    pretrained: Annotated[str, AfterValidator(_weights_place)] | None = None
+    """Weights to start from: a file, our checkpoint, a Hugging Face folder (./NAME), an open_clip tag; null: fresh."""
+    allow_activation_mismatch: bool = False
+    """Whether weights made with QuickGELU may go into a model with GELU, or the reverse."""
+    lock: LockConfig = LockConfig()
+    """Towers, or parts of them, that keep their weights."""
+    patch_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of a vision transformer's patches that training leaves out, other ones at each step."""
+    activation_checkpointing: bool = False
+    """Whether activations are computed again in the backward pass, which takes time and saves memory."""
     loss: LossName = LossName.CLIP
     """clip or siglip."""
     global_batch_size: Annotated[int, Field(ge=2)] = 256
@@ -66,8 +109,18 @@ class TrainConfig(Settings):
     """Length of the training in passes over the dataset."""
     initial_logit_scale: Annotated[float, Field(ge=1, le=100)] | None = None
     """Logit scale (1 / temperature) at the start; null: the paper's, 1/0.07 for clip and 10 for siglip."""
+    initial_logit_bias: float | None = None
+    """siglip's bias at the start; null: -ln(N - 1) of the global batch N, which is balanced; the paper's is -10."""
     lr: Annotated[float, Field(gt=0)] = 5.0e-4
     """Highest learning rate."""
+    schedule: ScheduleName = ScheduleName.COSINE
+    """cosine, constant or rsqrt, after the rise."""
+    cooldown_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps at the end in which the learning rate of constant and rsqrt goes down to zero."""
+    rsqrt_timescale: Annotated[int, Field(ge=1)] = 10_000
+    """Steps after the rise until rsqrt's learning rate has fallen to 0.71 of its peak."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor of the learning rate from each layer to the one below it; 1: all learn alike."""
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
     """Steps in which the learning rate rises; null: 2,000 or a tenth of the training, whichever is less."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -78,6 +131,10 @@ class TrainConfig(Settings):
     """Adam's epsilon."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.2
     """Weight decay; not on gains, biases and the two scalars."""
+    weight_decay_rule: WeightDecayRule = WeightDecayRule.OPENAI
+    """openai decays positional embeddings; open_clip leaves them and class tokens out."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of an exponential moving average of the weights, kept beside them and evaluated; null: none."""
     grad_clip_norm: Annotated[float, Field(gt=0)] | None = None
     """Largest norm of the gradient, over both towers without the two scalars; null: no clipping."""
     sync_batch_norm: bool = False
@@ -155,3 +212,5 @@ class EvaluateConfig(Settings):
     """Zero-shot classification, when given."""
     batch_size: Annotated[int, Field(ge=1)] = 256
     """Pictures or texts encoded at once."""
+    use_ema: bool = True
+    """Whether the weights' moving average is evaluated, where the checkpoint has one."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from infra.storage import Storage
-from training.checkpoint import load_buffers, load_parameters, read_state
+from training.checkpoint import load_average, load_buffers, load_parameters, read_state
 from training.config import LossName
 from training.loader import evaluation_pictures, normalize
 from training.model import Tokenizer, create_model, model_traits
@@ -16,16 +16,20 @@ from training.selection import Selection
 
 
 class Encoder:
-    """A checkpoint's model, ready to encode. `state` is the checkpoint's."""
+    """A checkpoint's model, ready to encode. `state` is the checkpoint's.
 
-    def __init__(self, checkpoint: Storage, *, use_gpu: bool, batch_size: int) -> None:
+    use_average: the weights' moving average, where the checkpoint has one.
+    """
+
+    def __init__(self, checkpoint: Storage, *, use_gpu: bool, batch_size: int, use_average: bool) -> None:
         self.state = read_state(checkpoint)
         self._device = torch.device("cuda" if use_gpu else "cpu")
         self._batch_size = batch_size
         self._traits = model_traits(self.state.model)
         self._tokenize = Tokenizer(self.state.model)
         model = create_model(self.state.model, LossName(self.state.loss), seed=0)
-        model.load_state_dict(load_parameters(checkpoint) | load_buffers(checkpoint))
+        weights = (load_average(checkpoint) if use_average else {}) or load_parameters(checkpoint)
+        model.load_state_dict(weights | load_buffers(checkpoint))
         self._model: Any = model.eval().to(self._device)
 
     @torch.inference_mode()

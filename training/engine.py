@@ -13,7 +13,8 @@ from training.batch_norm import average_statistics, synchronize_batch_norm
 from training.config import Precision, TrainConfig
 from training.logit_scalars import LogitScalars
 from training.master_weights import MasterWeights
-from training.model import is_decayed
+from training.parameter_groups import parameter_groups
+from training.weight_average import WeightAverage
 
 
 def initialize_deepspeed(use_gpu: bool) -> None:
@@ -43,11 +44,15 @@ class Engine:
         if config.sync_batch_norm:
             synchronize_batch_norm(model)
         optimizer = torch.optim.AdamW(
-            _parameter_groups(model, config.weight_decay),
+            parameter_groups(model, config),
             lr=config.lr,
             betas=(config.beta1, config.beta2),
             eps=config.eps,
         )
+        self._stage = config.zero_stage
+        # Of the last step's averaged gradients before clipping, over both towers; None where nobody knows it.
+        self.gradient_norm: float | None = None
+        weights = {name: value.detach().float().clone() for name, value in model.named_parameters()}
         self._clip_norm = config.grad_clip_norm
         self._is_bf16 = config.precision is Precision.BF16
         # At stage 0 fp32 weights are computed with in bf16; from stage 1 on the weights are bf16, and masters fp32.
@@ -58,6 +63,10 @@ class Engine:
         self.module: nn.Module = self._deepspeed.module
         self.device: torch.device = self._deepspeed.device
         self._masters = MasterWeights(self._deepspeed, is_plain=config.zero_stage == 0, stage=config.zero_stage)
+        # DeepSpeed takes its fp32 masters from weights that it has rounded to bf16.
+        self._masters.restore_weights(weights, 0)
+        tensors = [*self._masters.tensors, *self.scalars.tensors]
+        self._average = None if config.ema_decay is None else WeightAverage(tensors, config.ema_decay)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -83,17 +92,16 @@ class Engine:
         """Ends a micro-batch after its `backward`; after the last one the optimizer steps."""
         is_last = self._deepspeed.is_gradient_accumulation_boundary()
         for group in self._deepspeed.optimizer.param_groups:
-            group["lr"] = learning_rate * group.get("lr_scale", 1.0)
+            group["lr"] = learning_rate * group["lr_scale"]
+        plain_norm = self._plain_norm() if is_last else None
         self._deepspeed.step()
         if is_last:
+            norm = self._deepspeed.get_global_grad_norm() if plain_norm is None else plain_norm
+            self.gradient_norm = None if norm is None else float(norm)
             self.scalars.step(learning_rate, self._clip_factor())
             average_statistics(self.module)
-
-    @property
-    def gradient_norm(self) -> float | None:
-        """Of the last step's averaged gradients before clipping, over both towers; None where DeepSpeed has none."""
-        norm = self._deepspeed.get_global_grad_norm()
-        return None if norm is None else float(norm)
+            if self._average is not None:
+                self._average.update()
 
     def gather(self) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
         """Name, whole fp32 master and whole moments of each parameter; every rank goes through all of them.
@@ -111,6 +119,21 @@ class Engine:
         self._masters.restore(masters, moments, step)
         self.scalars.restore(masters, moments, step)
 
+    def gather_average(self) -> Iterator[tuple[str, Tensor]]:
+        """Name and whole averaged weight of each parameter; nothing without `ema_decay`. Every rank goes through."""
+        if self._average is not None:
+            # What reads the masters reads the average in their place.
+            with self._average.in_place():
+                for name, value, _ in self.gather():
+                    yield name, value
+
+    def restore_average(self, weights: dict[str, Tensor], step: int) -> None:
+        """Puts back the averaged weights; before `restore`, which puts back the masters in whose place they come."""
+        if self._average is not None:
+            self._masters.restore_weights(weights, step)
+            self.scalars.restore_weights(weights)
+            self._average.take()
+
     def buffers(self) -> dict[str, Tensor]:
         """What the model keeps beside its parameters: batch normalisation's running statistics; equal on all ranks."""
         kept = self.module.state_dict().keys()
@@ -119,6 +142,13 @@ class Engine:
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16) if self._autocasts else nullcontext()
 
+    def _plain_norm(self) -> float | None:
+        """The gradient's norm at stage 0, where DeepSpeed keeps none; None at the others."""
+        if self._stage:
+            return None
+        gradients = [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients))
+
     def _clip_factor(self) -> float:
         norm = self.gradient_norm
         return 1.0 if self._clip_norm is None or norm is None else min(1.0, self._clip_norm / (norm + 1e-6))
@@ -126,13 +156,6 @@ class Engine:
 
 def _is_on_gpu() -> bool:
     return dist.is_initialized() and dist.get_backend() == "nccl"
-
-
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    decayed = [parameter for name, parameter in named if is_decayed(name, parameter)]
-    others = [parameter for name, parameter in named if not is_decayed(name, parameter)]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
 def _deepspeed_config(config: TrainConfig, ranks: int, micro_batches: int) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def _evaluate_remotely(
     from training.zero_shot import score_zero_shot
 
     config = EvaluateConfig.model_validate_json(settings)
-    encoder = Encoder(checkpoint, use_gpu=use_gpu, batch_size=config.batch_size)
+    encoder = Encoder(checkpoint, use_gpu=use_gpu, batch_size=config.batch_size, use_average=config.use_ema)
     scores: list[Score] = []
     examples: list[RetrievalExample] = []
     if config.retrieval is not None:

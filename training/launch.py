@@ -1,5 +1,6 @@
 """Starts the training on a Ray cluster with Ray Train, shows its progress and brings its errors back."""
 
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from infra.storage import Storage
 from training.checkpoint import newest_intact_checkpoint, read_state
 from training.config import TrainConfig
 from training.model_names import check_model_name
-from training.records import METRICS_FILE, StepMetrics, parse_metrics, read_metrics
+from training.records import CERTIFICATE_FILE, METRICS_FILE, PLAN_FILE, StepMetrics, parse_metrics, read_metrics
 
 RAY_TRAIN_FOLDER = "ray"
 WATCH_EVERY_S = 0.5
@@ -42,6 +43,7 @@ def check_training(config: TrainConfig, *, dataset_is_ready: bool) -> None:
             "Each worker takes at least one pair of every batch.",
             "Raise train.global_batch_size or lower train.workers.",
         )
+    _require_whole_micro_batches(config)
     if config.crop_scale[0] > config.crop_scale[1] or not 0 < config.crop_scale[1] <= 1 or config.crop_scale[0] <= 0:
         raise ConfigError(
             f"train.crop_scale: got {list(config.crop_scale)}.",
@@ -52,20 +54,40 @@ def check_training(config: TrainConfig, *, dataset_is_ready: bool) -> None:
         Dataset.open(config.training_source().path)
 
 
+def _require_whole_micro_batches(config: TrainConfig) -> None:
+    """Micro-batches of one size on every worker: the statistics of one with few rows would be noise."""
+    if config.micro_batch_size is None:
+        return
+    together = config.workers * config.micro_batch_size
+    batch = config.global_batch_size
+    if batch % together:
+        near = [size for size in (batch // together * together, -(-batch // together) * together) if size]
+        raise ConfigError(
+            f"train.global_batch_size: got {batch:,}, which {config.workers} workers × micro-batches of "
+            f"{config.micro_batch_size:,} ({together:,}) do not divide.",
+            f"The nearest that fit are {' and '.join(f'{size:,}' for size in near)}.",
+            "Change train.global_batch_size, train.micro_batch_size or train.workers.",
+        )
+
+
 def train(config: TrainConfig, run: Storage, progress: Progress, cluster: Cluster) -> TrainResult:
     """Trains to the last step, from where the run's checkpoints leave off.
 
     Raises UserError for a config that doesn't fit the data or the cluster, StageFailed when the training failed
     more often than `max_restarts`.
     """
-    from training.loop import plan_training
+    from training.plan import plan_training, worker_memory
     from training.selection import select
 
     selection = select(config.training_source())
-    plan = plan_training(config, len(selection))
+    plan = plan_training(config, len(selection), worker_memory(config))
+    assert plan.steps is not None
     done = _steps_done(run, progress)
     progress.begin("train", total=plan.steps, unit="steps", done=done)
     if done < plan.steps:
+        run.write_bytes(PLAN_FILE, json.dumps(plan.facts(), indent=1).encode())
+        for line in plan.lines():
+            progress.note(f"train  {line}")
         use_gpu = _use_gpu(config, cluster)
         _require_room(config, cluster, use_gpu)
         progress.set_detail("starting the workers")
@@ -194,7 +216,9 @@ class _MetricsWatch:
 
     def _show(self, last: StepMetrics) -> None:
         if last.attempt != self._attempt:
-            if self._attempt is not None:
+            if self._attempt is None:
+                self._progress.note(f"train  {json.loads(self._run.read_bytes(CERTIFICATE_FILE))['text']}")
+            else:
                 self._progress.note(f"train  a worker died; resumed at step {last.step:,} from the last checkpoint")
             self._attempt = last.attempt
             self._progress.restart_rate(last.step)

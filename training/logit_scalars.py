@@ -30,6 +30,7 @@ class LogitScalars:
         self._optimizer = torch.optim.AdamW(
             self._values.values(), betas=(config.beta1, config.beta2), eps=config.eps, weight_decay=0.0
         )
+        self._make_states(0)
 
     @property
     def scale(self) -> Tensor:
@@ -72,12 +73,21 @@ class LogitScalars:
 
     def restore(self, masters: dict[str, Tensor], moments: dict[str, dict[str, Tensor]], step: int) -> None:
         """Puts back values and moments as they were after `step` steps."""
+        self.restore_weights(masters)
+        self._make_states(step)
+        for name, value in self._values.items():
+            for moment in MOMENTS:
+                self._optimizer.state[value][moment].copy_(moments[name][moment])
+
+    def restore_weights(self, masters: dict[str, Tensor]) -> None:
+        """Puts back the values alone."""
         for name, value in self._values.items():
             value.data.copy_(masters[name])
-            self._optimizer.state[value] = {
-                "step": torch.tensor(float(step)),
-                **{moment: moments[name][moment].to(value.device, copy=True) for moment in MOMENTS},
-            }
+
+    def _make_states(self, step: int) -> None:
+        for value in self._values.values():
+            empty = {moment: torch.zeros_like(value) for moment in MOMENTS}
+            self._optimizer.state[value] = {"step": torch.tensor(float(step)), **empty}
 
 
 def _names(model: nn.Module) -> list[str]:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import os
 import tempfile
 import time
@@ -18,9 +17,10 @@ from ray.train import Checkpoint
 
 from infra.errors import CorruptData
 from infra.storage import Storage
-from training.certificate import CERTIFICATE_FILE, certify_loss
+from training.certificate import certify_loss
 from training.checkpoint import (
     CheckpointState,
+    load_average,
     load_buffers,
     load_moments,
     load_parameters,
@@ -33,10 +33,11 @@ from training.checkpoint import (
 from training.config import TrainConfig
 from training.engine import Engine, initialize_deepspeed
 from training.loader import TrainingLoader
-from training.model import create_model, model_traits
+from training.model import model_to_train, model_traits
 from training.order import SampleOrder
-from training.records import METRICS_FILE, StepMetrics
-from training.schedule import learning_rate
+from training.plan import Length, length_of
+from training.records import CERTIFICATE_FILE, METRICS_FILE, StepMetrics
+from training.schedule import Schedule, learning_rate
 from training.selection import select
 from training.step import StepPlace, micro_batch_count, split_micro_batches, train_step
 
@@ -47,36 +48,12 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingPlan:
-    """What every worker must agree on. `warmup` and `steps` are in optimizer steps."""
-
-    samples: int
-    batch_size: int
-    steps: int
-    warmup: int
-
-
-@dataclass(frozen=True, slots=True)
 class Worker:
     """This process's place in the training."""
 
     rank: int
     ranks: int
     use_gpu: bool
-
-
-def plan_training(config: TrainConfig, samples: int) -> TrainingPlan:
-    """The number of steps, however the config states it, and the length of the warm-up."""
-    batch = config.global_batch_size
-    if config.steps is not None:
-        steps = config.steps
-    elif config.samples is not None:
-        steps = math.ceil(config.samples / batch)
-    else:
-        assert config.epochs is not None
-        steps = math.ceil(config.epochs * samples / batch)
-    warmup = config.warmup_steps if config.warmup_steps is not None else min(2000, steps // 10)
-    return TrainingPlan(samples, batch, steps, warmup)
 
 
 def run_worker(settings: dict[str, Any]) -> None:
@@ -92,18 +69,21 @@ def run_worker(settings: dict[str, Any]) -> None:
 def train_worker(config: TrainConfig, run: Storage, worker: Worker) -> None:
     """Trains on this rank's part of every global batch. The process group is initialised."""
     selection = select(config.training_source())
-    plan = plan_training(config, len(selection))
+    plan = length_of(config, len(selection))
     if worker.rank == 0:
         sweep_uncommitted(run)
     first, engine = _start_or_resume(config, plan, run, worker)
     _certify(config, engine, run, worker)
     attempt = _record_attempt(run, worker, first)
     traits = model_traits(config.model)
+    schedule = Schedule(
+        config.schedule, config.lr, plan.steps, plan.warmup, config.cooldown_steps, config.rsqrt_timescale
+    )
     loader = TrainingLoader(
         selection,
         SampleOrder(len(selection), config.seed),
         traits,
-        batch_size=plan.batch_size,
+        batch_size=config.global_batch_size,
         rank=worker.rank,
         ranks=worker.ranks,
         crop_scale=config.crop_scale,
@@ -112,7 +92,7 @@ def train_worker(config: TrainConfig, run: Storage, worker: Worker) -> None:
     with loader, _metrics_writer(run, worker) as metrics:
         started = time.monotonic()
         for step, batch in enumerate(loader.batches(first, plan.steps), first):
-            rate = learning_rate(step, peak=config.lr, warmup=plan.warmup, steps=plan.steps)
+            rate = learning_rate(step, schedule)
             done = train_step(
                 engine,
                 config.loss,
@@ -123,8 +103,8 @@ def train_worker(config: TrainConfig, run: Storage, worker: Worker) -> None:
             )
             ended = time.monotonic()
             if metrics is not None:
-                epoch = (step + 1) * plan.batch_size / plan.samples
-                speed = plan.batch_size / (ended - started)
+                epoch = (step + 1) * config.global_batch_size / plan.samples
+                speed = config.global_batch_size / (ended - started)
                 record = StepMetrics(
                     step=step + 1,
                     loss=done.loss,
@@ -144,26 +124,28 @@ def train_worker(config: TrainConfig, run: Storage, worker: Worker) -> None:
                 started = time.monotonic()
 
 
-def _start_or_resume(config: TrainConfig, plan: TrainingPlan, run: Storage, worker: Worker) -> tuple[int, Engine]:
+def _start_or_resume(config: TrainConfig, plan: Length, run: Storage, worker: Worker) -> tuple[int, Engine]:
     """The engine as it is after the steps that are done, and their number."""
     path, problems = newest_intact_checkpoint(run)
     for problem in problems:
         log.warning(problem)
-    model = create_model(config.model, config.loss, config.seed, config.initial_logit_scale)
+    model = model_to_train(config, resumes=path is not None)
     micro_batches = _micro_batches(config, worker)
     if path is None:
         return 0, Engine(model, config, ranks=worker.ranks, micro_batches=micro_batches)
     checkpoint = run.at(path)
     state = read_state(checkpoint)
-    if (state.model, state.batch_size, state.samples) != (config.model, plan.batch_size, plan.samples):
+    if (state.model, state.batch_size, state.samples) != (config.model, config.global_batch_size, plan.samples):
         raise CorruptData(
             f"{checkpoint.url} is of {state.model}, {state.samples:,} samples in batches of {state.batch_size:,}.",
-            f"This training is of {config.model}, {plan.samples:,} samples in batches of {plan.batch_size:,}.",
+            f"This training is of {config.model}, {plan.samples:,} samples in batches of {config.global_batch_size:,}.",
             "Train under another name, or restore the dataset that the training began with.",
         )
     parameters = load_parameters(checkpoint)
     model.load_state_dict(parameters | load_buffers(checkpoint), strict=False)
     engine = Engine(model, config, ranks=worker.ranks, micro_batches=micro_batches)
+    if config.ema_decay is not None:
+        engine.restore_average(load_average(checkpoint) or parameters, state.step)
     engine.restore(parameters, load_moments(checkpoint), state.step)
     return state.step, engine
 
@@ -180,7 +162,7 @@ def _certify(config: TrainConfig, engine: Engine, run: Storage, worker: Worker) 
 
 
 def _save(
-    engine: Engine, config: TrainConfig, plan: TrainingPlan, run: Storage, worker: Worker, step: int, loss: float
+    engine: Engine, config: TrainConfig, plan: Length, run: Storage, worker: Worker, step: int, loss: float
 ) -> None:
     """All ranks gather the state, rank 0 commits it, and Ray Train is told where it lies."""
     parameters, moments = {}, {}
@@ -189,13 +171,23 @@ def _save(
         if worker.rank == 0:
             parameters[name] = master.cpu().clone()
             moments[name] = {key: tensor.cpu().clone() for key, tensor in both.items()}
+    average = {}
+    for name, weight in engine.gather_average():
+        if worker.rank == 0:
+            average[name] = weight.cpu().clone()
     path = None
     if worker.rank == 0:
         state = CheckpointState(
-            step, config.model, config.loss.value, plan.batch_size, plan.samples, config.seed, _settings(config)
+            step,
+            config.model,
+            config.loss.value,
+            config.global_batch_size,
+            plan.samples,
+            config.seed,
+            _settings(config),
         )
         buffers = {name: buffer.cpu().clone() for name, buffer in engine.buffers().items()}
-        path = save_checkpoint(run, state, parameters, moments, buffers)
+        path = save_checkpoint(run, state, parameters, moments, buffers, average)
         prune_checkpoints(run, config.keep_checkpoints)
     _report(run, path, {"step": step, "loss": loss})
 

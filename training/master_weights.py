@@ -20,6 +20,17 @@ class MasterWeights:
         self._is_plain = is_plain
         self._stage = stage
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The masters as this rank holds them, spread over the ranks from stage 1 on; in a fixed order."""
+        optimizer = self._engine.optimizer
+        if self._is_plain:
+            return [parameter.data for parameter in self._module.parameters() if parameter.requires_grad]
+        flat: list[Tensor] = (
+            optimizer.fp32_partitioned_groups_flat if self._stage == 3 else optimizer.single_partition_of_fp32_groups
+        )
+        return [tensor.data for tensor in flat]
+
     def gather(self) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
         """Name, whole master and whole moments of each parameter; a locked one has no moments."""
         self._link_moments()
@@ -29,12 +40,18 @@ class MasterWeights:
 
     def restore(self, masters: dict[str, Tensor], moments: dict[str, dict[str, Tensor]], step: int) -> None:
         """Puts back masters and moments after `step` optimizer steps. Locked ones the model has already."""
+        self.restore_weights(masters, step)
+        for name, parameter in self._module.named_parameters():
+            if parameter.requires_grad:
+                for moment in MOMENTS:
+                    self._put(parameter, moments[name][moment], moment)
+
+    def restore_weights(self, masters: dict[str, Tensor], step: int) -> None:
+        """Puts back the masters alone; the moments are zeros then."""
         self._make_states(step)
         for name, parameter in self._module.named_parameters():
             if parameter.requires_grad:
                 self._put(parameter, masters[name])
-                for moment in MOMENTS:
-                    self._put(parameter, moments[name][moment], moment)
 
     def _master(self, parameter: nn.Parameter) -> Tensor:
         from deepspeed import zero

@@ -1,4 +1,4 @@
-"""Makes models by name: open_clip's, and a small one of ours; with their tokenizers and picture constants."""
+"""Makes models by name, as they begin a training, with their tokenizers and picture constants."""
 
 import math
 from collections.abc import Sequence
@@ -7,11 +7,15 @@ from typing import Any
 
 import open_clip
 import torch
-from open_clip import model as clip_models
+from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 
-from training.config import LossName
-from training.model_names import check_model_name
+from infra.errors import ConfigError
+from training.architectures import architecture_of, build
+from training.config import LossName, TrainConfig
+from training.locking import lock_towers
+from training.pretrained import load_pretrained
+from training.small_models import SMALL_ARCHITECTURES
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -19,15 +23,6 @@ MAX_LOGIT_SCALE = 100.0
 CLIP_INITIAL_SCALE = 1 / 0.07
 SIGLIP_INITIAL_SCALE = 10.0
 SIGLIP_INITIAL_BIAS = -10.0
-
-SMALL_CONFIGS: dict[str, dict[str, Any]] = {
-    # Learns a few thousand small pictures in minutes on two cores.
-    "diptych-tiny": {
-        "embed_dim": 192,
-        "vision_cfg": {"image_size": 48, "layers": 6, "width": 128, "patch_size": 8, "head_width": 32},
-        "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 128, "heads": 4, "layers": 3},
-    },
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +36,22 @@ class ModelTraits:
 
 
 class Tokenizer:
-    """Captions → token ids (n, context length) int64."""
+    """Captions → token ids (n, context length) int64. Raises ConfigError when the model's tokenizer can't be had."""
 
     def __init__(self, name: str) -> None:
-        if name in SMALL_CONFIGS:
-            length = SMALL_CONFIGS[name]["text_cfg"]["context_length"]
-            self._tokenize: Any = open_clip.SimpleTokenizer(context_length=length)
-        else:
-            self._tokenize = open_clip.get_tokenizer(name)
+        text = architecture_of(name)["text_cfg"]
+        try:
+            self._tokenize: Any = (
+                open_clip.SimpleTokenizer(context_length=text["context_length"])
+                if name in SMALL_ARCHITECTURES
+                else open_clip.get_tokenizer(name)
+            )
+        except (ImportError, OSError, TypeError) as error:
+            raise ConfigError(
+                f"train.model: the tokenizer of {name!r}, {text.get('hf_tokenizer_name')}, cannot be had: {error}",
+                "It comes from the Hugging Face hub: it needs the transformers package, and the network or its cache.",
+                "Run pip install transformers on every node and give them the network once.",
+            ) from error
 
     def __call__(self, captions: Sequence[str]) -> Tensor:
         """The captions' tokens, cut or padded to the context length."""
@@ -56,42 +59,68 @@ class Tokenizer:
         return tokens
 
 
-def create_model(name: str, loss: LossName, seed: int, initial_scale: float | None = None) -> nn.Module:
+def create_model(
+    name: str,
+    loss: LossName,
+    seed: int,
+    *,
+    initial_scale: float | None = None,
+    initial_bias: float = SIGLIP_INITIAL_BIAS,
+    patch_dropout: float = 0.0,
+) -> nn.Module:
     """The model with fresh weights that depend on the seed alone. Raises ConfigError for an unknown name.
 
     Its forward(image, text) gives unit image features, unit text features, the logit scale (exponentiated) and,
-    for SigLIP, the bias. Scale and bias start at the loss's published values, unless another scale is given.
+    for SigLIP, the bias. The scale starts at the loss's published value, unless another is given.
     """
-    check_model_name(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = clip_models.CLIP(**SMALL_CONFIGS[name]) if name in SMALL_CONFIGS else open_clip.create_model(name)
+        model: Any = build(name, patch_dropout=patch_dropout)
     model.output_dict = False
     scale = initial_scale or (CLIP_INITIAL_SCALE if loss is LossName.CLIP else SIGLIP_INITIAL_SCALE)
-    # One element and not zero dimensions: DeepSpeed broadcasts parameters as bytes, which the latter refuse.
     model.logit_scale = nn.Parameter(torch.full((1,), math.log(scale)))
-    if loss is LossName.SIGLIP:
-        model.logit_bias = nn.Parameter(torch.full((1,), SIGLIP_INITIAL_BIAS))
-    elif getattr(model, "logit_bias", None) is not None:
-        # A SigLIP architecture under CLIP's loss, whose gradient does not depend on a bias.
-        model.logit_bias = None
+    # A SigLIP architecture under CLIP's loss has no bias: the loss's gradient does not depend on one.
+    model.logit_bias = nn.Parameter(torch.full((1,), initial_bias)) if loss is LossName.SIGLIP else None
     result: nn.Module = model
     return result
 
 
+def model_to_train(config: TrainConfig, *, resumes: bool = False) -> nn.Module:
+    """The model as the training begins with it: weights loaded, towers locked, options set. Raises ConfigError.
+
+    resumes: the weights come from a checkpoint, and those that the config begins with are not wanted any more.
+    """
+    bias = -math.log(config.global_batch_size - 1) if config.initial_logit_bias is None else config.initial_logit_bias
+    model = create_model(
+        config.model,
+        config.loss,
+        config.seed,
+        initial_scale=config.initial_logit_scale,
+        initial_bias=bias,
+        patch_dropout=config.patch_dropout,
+    )
+    if not resumes:
+        load_pretrained(model, config)
+    if config.activation_checkpointing:
+        checkpoint_activations(model, config.model)
+    lock_towers(model, config.lock)
+    return model
+
+
 def model_traits(name: str) -> ModelTraits:
     """What the model wants to be fed. Raises ConfigError for an unknown name."""
-    check_model_name(name)
-    if name in SMALL_CONFIGS:
-        return ModelTraits(name, int(SMALL_CONFIGS[name]["vision_cfg"]["image_size"]), OPENAI_MEAN, OPENAI_STD)
-    config = open_clip.get_model_config(name)
-    size = config["vision_cfg"].get("image_size", 224)
+    size = architecture_of(name)["vision_cfg"].get("image_size", 224)
     is_siglip = "siglip" in name.lower()
     mean, std = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)) if is_siglip else (OPENAI_MEAN, OPENAI_STD)
     return ModelTraits(name, int(size[0] if isinstance(size, list | tuple) else size), mean, std)
 
 
-def is_decayed(name: str, parameter: Tensor) -> bool:
-    """Whether weight decay acts on the parameter: OpenAI's rule, gains, biases and the two scalars left out."""
-    is_excluded = parameter.ndim < 2 or any(part in name for part in ("bn", "ln", "bias", "logit_scale"))
-    return not is_excluded
+def checkpoint_activations(model: Any, name: str) -> None:
+    """Has the model compute its activations again in the backward pass. Raises ConfigError where it cannot."""
+    if isinstance(model.visual, ModifiedResNet):
+        raise ConfigError(
+            f"train.activation_checkpointing: got true for {name!r}.",
+            "OpenAI's modified ResNets have no activation checkpointing.",
+            "Set train.activation_checkpointing=false and lower train.micro_batch_size.",
+        )
+    model.set_grad_checkpointing(True)

@@ -8,6 +8,8 @@ from typing import Any
 from infra.storage import Storage
 
 METRICS_FILE = "metrics.jsonl"
+CERTIFICATE_FILE = "loss_certificate.json"
+PLAN_FILE = "plan.json"
 SCORES_FILE = "scores.json"
 EXAMPLES_FILE = "examples.json"
 

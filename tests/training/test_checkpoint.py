@@ -24,7 +24,7 @@ from training.checkpoint import (
 def save(run: Storage, step: int) -> str:
     state = CheckpointState(step, "diptych-tiny", "clip", 8, 100, 0, {"lr": 0.1})
     moments = {"a.weight": {"exp_avg": torch.ones(2, 3) * step, "exp_avg_sq": torch.zeros(2, 3)}}
-    return save_checkpoint(run, state, {"a.weight": torch.full((2, 3), float(step))}, moments)
+    return save_checkpoint(run, state, {"a.weight": torch.full((2, 3), float(step))}, moments, {}, {})
 
 
 @pytest.fixture

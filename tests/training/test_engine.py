@@ -20,9 +20,9 @@ def config(stage: int, loss: str = "clip", **values: Any) -> TrainConfig:
 
 
 def make_model(settings: TrainConfig) -> nn.Module:
-    from training.model import create_model
+    from training.model import model_to_train
 
-    return create_model(settings.model, settings.loss, seed=3, initial_scale=settings.initial_logit_scale)
+    return model_to_train(settings)
 
 
 def make_engine(settings: TrainConfig, model: nn.Module | None = None) -> Any:

@@ -1,0 +1,23 @@
+"""Plans a training without starting it."""
+
+from datapipe.dataset import MANIFEST_FILE
+from infra.storage import storage_of
+from orchestrator.config import RunConfig
+from orchestrator.stages import Stage, require_sections
+from training.launch import check_training
+from training.plan import TrainingPlan, plan_training, worker_memory
+from training.selection import select
+
+
+def plan_run(config: RunConfig) -> TrainingPlan:
+    """What `train` would do with the config; of a dataset that is not built yet, nothing is known.
+
+    Raises UserError for whatever would stop the training before its first step.
+    """
+    require_sections(config, [Stage.TRAIN])
+    assert config.train is not None
+    source = config.train.training_source()
+    is_ready = storage_of(source.path).exists(MANIFEST_FILE)
+    check_training(config.train, dataset_is_ready=is_ready)
+    samples = len(select(source)) if is_ready else None
+    return plan_training(config.train, samples, worker_memory(config.train))

@@ -1,0 +1,1 @@
+"""Configs to start from: published ones, and a few for everyday work. Listed and printed by `diptych recipes`."""

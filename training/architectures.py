@@ -1,0 +1,82 @@
+"""Builds the architecture that a name stands for, with or without memory for its weights."""
+
+from copy import deepcopy
+from functools import lru_cache
+
+import open_clip
+import torch
+from open_clip import model as clip_models
+from torch import nn
+
+from infra.errors import ConfigError
+from training.model_names import check_model_name
+from training.small_models import SMALL_ARCHITECTURES, Architecture
+
+
+def architecture_of(name: str) -> Architecture:
+    """The architecture in open_clip's form, a copy. Raises ConfigError for an unknown name."""
+    check_model_name(name)
+    return deepcopy(_read_architecture(name))
+
+
+@lru_cache
+def _read_architecture(name: str) -> Architecture:
+    architecture: Architecture = SMALL_ARCHITECTURES.get(name) or open_clip.get_model_config(name)
+    return architecture
+
+
+def build(name: str, *, patch_dropout: float = 0.0) -> nn.Module:
+    """The contrastive model with fresh weights from torch's random numbers.
+
+    Of CoCa it is the contrastive part: both towers without the decoder of captions. Raises ConfigError for an unknown
+    name, and for patch dropout in a tower without patches.
+    """
+    architecture = architecture_of(name)
+    if "hf_model_name" in architecture["text_cfg"]:
+        return _with_text_tower_of_the_hub(name)
+    if architecture.pop("multimodal_cfg", None):
+        architecture["vision_cfg"]["output_tokens"] = architecture["text_cfg"]["output_tokens"] = False
+    if patch_dropout:
+        architecture["vision_cfg"]["patch_dropout"] = patch_dropout
+    is_custom = architecture.pop("custom_text", False)
+    model_class = clip_models.CustomTextCLIP if is_custom else clip_models.CLIP
+    try:
+        model: nn.Module = model_class(**architecture)
+    except TypeError as error:
+        if not patch_dropout:
+            raise
+        raise _no_patches(name, patch_dropout) from error
+    if patch_dropout and isinstance(architecture["vision_cfg"].get("layers"), list):
+        raise _no_patches(name, patch_dropout)
+    return model
+
+
+def build_without_memory(name: str, *, patch_dropout: float = 0.0) -> nn.Module:
+    """The same model with shapes only, on torch's meta device; in well under a second for the largest."""
+    with torch.device("meta"):
+        return build(name, patch_dropout=patch_dropout)
+
+
+def uses_quick_gelu(name: str) -> bool:
+    """Whether the model's activation is x·σ(1.702x), OpenAI's, and not GELU."""
+    return bool(architecture_of(name).get("quick_gelu", False))
+
+
+def _with_text_tower_of_the_hub(name: str) -> nn.Module:
+    try:
+        model: nn.Module = open_clip.create_model(name)
+    except (RuntimeError, OSError) as error:
+        raise ConfigError(
+            f"train.model: {name!r} has a text tower of the Hugging Face hub, which cannot be had: {error}",
+            "It needs the transformers package, and the network or its cache.",
+            "Run pip install transformers on every node, or take a model with a text tower of its own.",
+        ) from error
+    return model
+
+
+def _no_patches(name: str, patch_dropout: float) -> ConfigError:
+    return ConfigError(
+        f"train.patch_dropout: got {patch_dropout} for {name!r}, whose image tower has no patches to drop.",
+        "Patches are dropped in vision transformers.",
+        "Set train.patch_dropout=0 or take a ViT.",
+    )

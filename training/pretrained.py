@@ -1,0 +1,237 @@
+"""Starts a model from weights: a file, a checkpoint of ours, an open_clip tag or a Hugging Face folder."""
+
+import json
+import logging
+import pickle
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from infra.errors import ConfigError
+from infra.storage import Storage
+from training.architectures import uses_quick_gelu
+from training.checkpoint import MARKER_FILE, load_buffers, load_parameters, read_state
+from training.config import WEIGHT_FILE_SUFFIXES, TrainConfig
+
+log = logging.getLogger(__name__)
+
+FOLDER_CONFIG = "open_clip_config.json"
+FOLDER_WEIGHTS = (
+    "open_clip_model.safetensors",
+    "model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "pytorch_model.bin",
+)
+SCALARS = ("logit_scale", "logit_bias")
+SHOWN = 3
+# What torch's careful unpickler raises on bytes that are cut, damaged or no pickle at all.
+UNREADABLE = (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, IndexError, KeyError, TypeError, OSError)
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class _Weights:
+    """Weights by name, and whether they were made with QuickGELU; None when nothing says so."""
+
+    state: State
+    has_quick_gelu: bool | None
+
+
+def load_pretrained(model: nn.Module, config: TrainConfig) -> None:
+    """Puts the weights that `train.pretrained` names into the model; the two scalars too, unless the config sets them.
+
+    Positional embeddings are interpolated to the model's picture size, as open_clip does. Nothing is unpickled. Raises
+    ConfigError when the weights can't be had, or are of another shape or activation than the model.
+    """
+    if config.pretrained is None:
+        return
+    weights = _read(config.pretrained, config.model)
+    _check_activation(weights, config)
+    state = _in_open_clips_form(weights.state, model)
+    _fit_scalars(state, model, config)
+    _require_fit(state, model, config)
+    model.load_state_dict(state, strict=False)
+
+
+def _read(source: str, name: str) -> _Weights:
+    if source.endswith(WEIGHT_FILE_SUFFIXES):
+        place, _, file = source.rpartition("/")
+        folder = Storage(place or ".")
+        if not folder.exists(file):
+            raise _not_found(source)
+        return _Weights(_read_file(folder, file, source), None)
+    if "/" in source:
+        return _read_folder(Storage(source), source)
+    return _read_tag(source, name)
+
+
+def _read_folder(folder: Storage, source: str) -> _Weights:
+    if folder.exists(MARKER_FILE):
+        checkpoint = read_state(folder)
+        state = load_parameters(folder) | load_buffers(folder)
+        return _Weights(state, uses_quick_gelu(checkpoint.model))
+    file = next((file for file in FOLDER_WEIGHTS if folder.exists(file)), None)
+    if file is None:
+        raise _not_found(source)
+    has_quick_gelu = None
+    if folder.exists(FOLDER_CONFIG):
+        has_quick_gelu = bool(json.loads(folder.read_bytes(FOLDER_CONFIG))["model_cfg"].get("quick_gelu", False))
+    return _Weights(_read_file(folder, file, source), has_quick_gelu)
+
+
+def _read_tag(tag: str, name: str) -> _Weights:
+    import open_clip.pretrained
+
+    tags = open_clip.pretrained.list_pretrained_tags_by_model(name)
+    if tag not in tags:
+        raise ConfigError(
+            f"train.pretrained: got {tag!r}, which is no file or folder and no tag of {name}.",
+            f"The tags of {name} are: {', '.join(tags) or 'none'}.",
+            f"Write a path with a slash, a file ({', '.join(WEIGHT_FILE_SUFFIXES)}), or one of the tags.",
+        )
+    facts = open_clip.pretrained.get_pretrained_cfg(name, tag)
+    try:
+        path = Path(open_clip.pretrained.download_pretrained(facts))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"train.pretrained: the weights {tag!r} of {name} cannot be downloaded: {error}",
+            "Tags need the network on every worker, or weights in the cache there.",
+            "Download the file elsewhere and give its path.",
+        ) from error
+    state = _read_file(Storage(str(path.parent)), path.name, tag)
+    return _Weights(state, bool(facts.get("quick_gelu", False)))
+
+
+def _read_file(folder: Storage, file: str, source: str) -> State:
+    """Tensors by name. Only tensors: a pickle that would do anything else is refused unread."""
+    with tempfile.TemporaryDirectory() as scratch:
+        path = folder.local_path(file) if folder.is_local else Path(scratch, file)
+        if not folder.is_local:
+            path.write_bytes(folder.read_bytes(file))
+        try:
+            loaded: Any = _load(path)
+        except UNREADABLE as error:
+            raise ConfigError(
+                f"train.pretrained: {source} cannot be read as tensors: {_first_line(error)}",
+                "Allowed are safetensors, and files of torch.save with tensors alone (no TorchScript, no objects).",
+                "Save the model's state_dict() in a safe place as safetensors and give that file.",
+            ) from error
+    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ConfigError(
+            f"train.pretrained: {source} holds no weights by name.",
+            'Allowed is a dictionary of names and tensors, by itself or under "state_dict".',
+            "Save the model's state_dict().",
+        )
+    return {str(name).removeprefix("module."): value for name, value in state.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _load(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(str(error)) from error
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _check_activation(weights: _Weights, config: TrainConfig) -> None:
+    of_model = uses_quick_gelu(config.model)
+    names = {True: "QuickGELU", False: "GELU"}
+    if weights.has_quick_gelu is None:
+        log.warning(
+            f"train.pretrained: {config.pretrained} does not say which activation it was trained with; "
+            f"{config.model} has {names[of_model]}. Weights of OpenAI, MetaCLIP and DFN want QuickGELU."
+        )
+    elif weights.has_quick_gelu != of_model and not config.allow_activation_mismatch:
+        plain = config.model.removesuffix("-quickgelu")
+        right = f"{plain}-quickgelu" if weights.has_quick_gelu else plain
+        raise ConfigError(
+            f"train.pretrained: {config.pretrained} was trained with {names[weights.has_quick_gelu]}, "
+            f"and {config.model} has {names[of_model]}.",
+            "With the other activation the same weights score some points less.",
+            f"Set train.model={right}, or train.allow_activation_mismatch=true to train on with the other one.",
+        )
+
+
+def _in_open_clips_form(state: State, model: nn.Module) -> State:
+    from open_clip.convert import convert_state_dict
+    from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed
+
+    state = convert_state_dict(model, dict(state))
+    if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
+        state = convert_to_custom_text_state_dict(state)
+    own = model.state_dict()
+    # CoCa's decoder, and what some versions of libraries saved that is no weight.
+    dropped = [name for name in state if name.startswith("text_decoder.") or name.endswith("position_ids")]
+    dropped += [name for name in state if name in ("input_resolution", "context_length", "vocab_size")]
+    for name in dropped:
+        del state[name]
+    resize_pos_embed(state, model)
+    return {name: value.to(own[name].dtype) if name in own else value for name, value in state.items()}
+
+
+def _fit_scalars(state: State, model: nn.Module, config: TrainConfig) -> None:
+    own = model.state_dict()
+    given = {"logit_scale": config.initial_logit_scale, "logit_bias": config.initial_logit_bias}
+    for name in SCALARS:
+        if name not in own or name not in state or given[name] is not None:
+            state.pop(name, None)
+        else:
+            state[name] = state[name].reshape(own[name].shape)
+
+
+def _require_fit(state: State, model: nn.Module, config: TrainConfig) -> None:
+    own = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
+    wrong = [
+        f"{name} is {_shape(state[name])} and not {_shape(value)}"
+        for name, value in own.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    missing = [name for name in own if name not in state and name not in SCALARS]
+    unexpected = [name for name in state if name not in own and not name.endswith("num_batches_tracked")]
+    problems = [
+        f"{what} ({len(found)}): {', '.join(found[:SHOWN])}{', …' if len(found) > SHOWN else ''}"
+        for what, found in (("of another shape", wrong), ("missing", missing), ("of another model", unexpected))
+        if found
+    ]
+    if problems:
+        raise ConfigError(
+            f"train.pretrained: {config.pretrained} does not fit {config.model}: {'; '.join(problems)}.",
+            f"{config.model} embeds into {_embedding_width(model)} dimensions.",
+            "Name the model that the weights are of in train.model.",
+        )
+
+
+def _embedding_width(model: nn.Module) -> int:
+    """D, from whichever weight projects texts."""
+    for name, value in model.state_dict().items():
+        if name.endswith("text_projection"):
+            return int(value.shape[1])
+        if name.endswith("text_projection.weight"):
+            return int(value.shape[0])
+    return 0
+
+
+def _shape(value: Tensor) -> str:
+    return "×".join(map(str, value.shape)) or "a scalar"
+
+
+def _not_found(source: str) -> ConfigError:
+    return ConfigError(
+        f"train.pretrained: {source} is not there, or holds no weights.",
+        f"Allowed are a file ({', '.join(WEIGHT_FILE_SUFFIXES)}), a checkpoint of ours, a folder with one of "
+        f"{', '.join(FOLDER_WEIGHTS)}, or an open_clip tag.",
+        "Check the path.",
+    )
