@@ -16,6 +16,8 @@ from training.master_weights import MasterWeights
 from training.parameter_groups import parameter_groups
 from training.weight_average import WeightAverage
 
+LARGEST_BUCKET = 100_000_000  # elements: past this size all-reduces are no faster
+
 
 def initialize_deepspeed(use_gpu: bool) -> None:
     """Makes DeepSpeed ready on an initialised process group; must come before anything imports deepspeed."""
@@ -57,8 +59,9 @@ class Engine:
         self._is_bf16 = config.precision is Precision.BF16
         # At stage 0 fp32 weights are computed with in bf16; from stage 1 on the weights are bf16, and masters fp32.
         self._autocasts = self._is_bf16 and config.zero_stage == 0
+        trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         self._deepspeed, *_ = deepspeed.initialize(
-            model=model, optimizer=optimizer, config=_deepspeed_config(config, ranks, micro_batches)
+            model=model, optimizer=optimizer, config=_deepspeed_config(config, ranks, micro_batches, trained)
         )
         self.module: nn.Module = self._deepspeed.module
         self.device: torch.device = self._deepspeed.device
@@ -158,13 +161,18 @@ def _is_on_gpu() -> bool:
     return dist.is_initialized() and dist.get_backend() == "nccl"
 
 
-def _deepspeed_config(config: TrainConfig, ranks: int, micro_batches: int) -> dict[str, Any]:
+def reduce_bucket_elements(trained: int) -> int:
+    """Gradients that DeepSpeed sums over the ranks at once; it sets that many aside, 500 million by itself."""
+    return min(trained, LARGEST_BUCKET)
+
+
+def _deepspeed_config(config: TrainConfig, ranks: int, micro_batches: int, trained: int) -> dict[str, Any]:
     # DeepSpeed checks its batch sizes against each other and uses them for nothing else: the loss weighs the rows.
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": micro_batches,
         "train_batch_size": ranks * micro_batches,
-        "zero_optimization": {"stage": config.zero_stage},
+        "zero_optimization": {"stage": config.zero_stage, "reduce_bucket_size": reduce_bucket_elements(trained)},
         "bf16": {"enabled": config.precision is Precision.BF16 and config.zero_stage > 0},
         "gradient_clipping": config.grad_clip_norm or 0.0,
         "zero_allow_untested_optimizer": True,

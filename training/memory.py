@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from training.architectures import architecture_of, build_without_memory
 from training.config import LossName, Precision, TrainConfig
+from training.engine import reduce_bucket_elements
 from training.locking import lock_towers
 from training.loss_memory import loss_memory_bytes
 from training.model import checkpoint_activations
@@ -28,6 +29,7 @@ class MemoryPlan:
     weights: int
     masters: int
     gradients: int
+    reduce_bucket: int
     moments: int
     average: int
     activations: int
@@ -42,7 +44,7 @@ class MemoryPlan:
 
 def plan_memory(config: TrainConfig, trained: int, locked: int, width: int, workers: int) -> MemoryPlan:
     """The parts for a config. trained, locked: parameters of both towers; width: D."""
-    weights, masters, gradients, moments, average = state_bytes(config, trained, locked, workers)
+    weights, masters, gradients, bucket, moments, average = state_bytes(config, trained, locked, workers)
     rows = -(-config.global_batch_size // workers)
     micro_batch = min(config.micro_batch_size or rows, rows)
     feature_bytes = BF16 if config.precision is Precision.BF16 else FP32
@@ -50,6 +52,7 @@ def plan_memory(config: TrainConfig, trained: int, locked: int, width: int, work
         weights,
         masters,
         gradients,
+        bucket,
         moments,
         average,
         activation_bytes(config, micro_batch),
@@ -65,18 +68,28 @@ def plan_memory(config: TrainConfig, trained: int, locked: int, width: int, work
     )
 
 
-def state_bytes(config: TrainConfig, trained: int, locked: int, workers: int) -> tuple[int, int, int, int, int]:
-    """Weights, masters, gradients, Adam's moments and the weights' average, by ZeRO stage."""
+def state_bytes(config: TrainConfig, trained: int, locked: int, workers: int) -> tuple[int, int, int, int, int, int]:
+    """Weights, masters, gradients, the bucket they are reduced in, Adam's moments and the average, by ZeRO stage.
+
+    At stage 1, gradients are whole between micro-batches, and otherwise spread as soon as they are there.
+    """
     stage = config.zero_stage
     half = config.precision is Precision.BF16 and stage > 0
     value = BF16 if half else FP32
     share = -(-trained // workers)
     weights = (trained + locked) * value if stage < 3 else -(-(trained + locked) // workers) * value
     masters = share * FP32 if stage else 0
-    gradients = (trained if stage < 2 else share) * value
+    is_whole = stage == 0 or (stage == 1 and has_micro_batches(config, workers))
+    gradients = (trained if is_whole else share) * value
+    bucket = reduce_bucket_elements(trained) * value if stage else 0
     moments = 2 * FP32 * (share if stage else trained)
     average = 0 if config.ema_decay is None else FP32 * (share if stage else trained)
-    return weights, masters, gradients, moments, average
+    return weights, masters, gradients, bucket, moments, average
+
+
+def has_micro_batches(config: TrainConfig, workers: int) -> bool:
+    """Whether a worker's part of a batch goes through in several pieces."""
+    return config.micro_batch_size is not None and config.micro_batch_size * workers < config.global_batch_size
 
 
 def activation_bytes(config: TrainConfig, rows: int) -> int:

@@ -147,7 +147,9 @@ def worker_memory(config: TrainConfig) -> int | None:
     """The memory that one worker has, if it runs on this machine: its GPU's, or its share of the machine's."""
     if config.use_gpu is not False and torch.cuda.is_available():
         return int(torch.cuda.get_device_properties(0).total_memory)
-    return None if config.use_gpu else psutil.virtual_memory().total // config.workers
+    if config.use_gpu or config.workers > (psutil.cpu_count() or 1):
+        return None  # they run elsewhere
+    return int(psutil.virtual_memory().total) // config.workers
 
 
 def _locked_parameters(config: TrainConfig) -> int:
