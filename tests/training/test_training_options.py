@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from ranks import Ranks
-from test_engine import STAGES, config, make_engine, make_model, resumed, state, steps
+from test_engine import FIRST_AND_LAST, config, make_engine, make_model, resumed, state, steps
 from torch import nn
 
 from infra.errors import ConfigError
@@ -30,7 +30,7 @@ def moved_names(_group: Any, stage: int, values: dict[str, Any]):
     return {name for name in start if not torch.equal(masters[name], start[name])}, set(start)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", FIRST_AND_LAST)
 def test_a_locked_tower_keeps_its_weights_to_the_bit_and_resumes(ranks: Ranks, stage: int):
     moved, names = ranks.run(moved_names, [(stage, {"lock": {"image": True}})] * 3)[0]
     assert moved == {name for name in names if not name.startswith("visual.")}
@@ -65,7 +65,7 @@ def masters_after(_group: Any, stage: int, values: dict[str, Any]):
     return losses, state(engine)[0]
 
 
-@pytest.mark.parametrize("stage", [0, 3])
+@pytest.mark.parametrize("stage", [pytest.param(0, marks=pytest.mark.slow), 3])
 def test_micro_batches_replay_the_patches_that_were_dropped(ranks: Ranks, stage: int):
     """Features that are not the same the second time would get the gradients of others."""
     values = {"patch_dropout": 0.5, "micro_batch_size": 2}
@@ -210,7 +210,10 @@ def resumed_with_average(settings: Any, engine: Any) -> Any:
     return new
 
 
-@pytest.mark.parametrize(("stage", "precision"), [(0, "fp32"), (1, "bf16"), (2, "fp32"), (3, "bf16")])
+@pytest.mark.parametrize(
+    ("stage", "precision"),
+    [*(pytest.param(*each, marks=pytest.mark.slow) for each in ((0, "fp32"), (1, "bf16"), (2, "fp32"))), (3, "bf16")],
+)
 def test_the_weights_average_is_a_plain_loops_and_resumes_to_the_bit(ranks: Ranks, stage: int, precision: str):
     plain, average, again = ranks.run(averaged, [(stage, precision)] * 3)[0]
     for name, value in plain.items():
@@ -227,7 +230,7 @@ def clipped(_group: Any, stage: int, limit: float | None, micro_batch_size: int 
     return norm, sum(float((masters[n] - start[n]).norm() ** 2) for n in start if not n.startswith("logit")) ** 0.5
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", FIRST_AND_LAST)
 def test_the_gradient_is_clipped_by_its_global_norm(ranks: Ranks, stage: int):
     """The norm is one process's with the whole batch, at every stage and with micro-batches."""
     expected = whole_gradient_norm()
