@@ -17,6 +17,6 @@ def loss_memory_bytes(
     scattered = own * width * 4 if ranks > 1 else 0
     returned = 0 if feature_bytes == 4 else 2 * own * width * feature_bytes
     side = min(tile, own)
-    tiles = 3 * side * side * 4
+    tiles = (5 if for_siglip else 3) * side * side * 4
     sums = 0 if for_siglip else (4 * ranks * own + 5 * own) * 4
     return gathered + gradients + scattered + returned + tiles + sums

@@ -16,10 +16,12 @@ from infra.storage import Storage
 from training.architectures import uses_quick_gelu
 from training.checkpoint import MARKER_FILE, load_buffers, load_parameters, read_state
 from training.config import WEIGHT_FILE_SUFFIXES, TrainConfig
+from training.hugging_face import from_transformers, is_transformers_clip, transformers_has_quick_gelu
 
 log = logging.getLogger(__name__)
 
 FOLDER_CONFIG = "open_clip_config.json"
+TRANSFORMERS_CONFIG = "config.json"
 FOLDER_WEIGHTS = (
     "open_clip_model.safetensors",
     "model.safetensors",
@@ -80,6 +82,8 @@ def _read_folder(folder: Storage, source: str) -> _Weights:
     has_quick_gelu = None
     if folder.exists(FOLDER_CONFIG):
         has_quick_gelu = bool(json.loads(folder.read_bytes(FOLDER_CONFIG))["model_cfg"].get("quick_gelu", False))
+    elif folder.exists(TRANSFORMERS_CONFIG):
+        has_quick_gelu = transformers_has_quick_gelu(json.loads(folder.read_bytes(TRANSFORMERS_CONFIG)))
     return _Weights(_read_file(folder, file, source), has_quick_gelu)
 
 
@@ -169,7 +173,8 @@ def _in_open_clips_form(state: State, model: nn.Module) -> State:
     from open_clip.convert import convert_state_dict
     from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed
 
-    state = convert_state_dict(model, dict(state))
+    state = from_transformers(state) if is_transformers_clip(state) else dict(state)
+    state = convert_state_dict(model, state)
     if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
         state = convert_to_custom_text_state_dict(state)
     own = model.state_dict()

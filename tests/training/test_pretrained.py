@@ -72,6 +72,53 @@ def test_a_hugging_face_folder_is_a_start(tmp_path: Path):
     assert_started_from(model_to_train(config(1, pretrained=str(tmp_path))), state)
 
 
+def as_transformers(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The names that transformers' CLIPModel gives to the same weights."""
+    part = {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}
+    top = {
+        "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+        "positional_embedding": "text_model.embeddings.position_embedding.weight",
+        "ln_final.weight": "text_model.final_layer_norm.weight",
+        "ln_final.bias": "text_model.final_layer_norm.bias",
+        "visual.class_embedding": "vision_model.embeddings.class_embedding",
+        "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+        "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+        "visual.ln_pre.weight": "vision_model.pre_layrnorm.weight",
+        "visual.ln_pre.bias": "vision_model.pre_layrnorm.bias",
+        "visual.ln_post.weight": "vision_model.post_layernorm.weight",
+        "visual.ln_post.bias": "vision_model.post_layernorm.bias",
+        "logit_scale": "logit_scale",
+    }
+    result = {"text_projection.weight": state["text_projection"].T, "visual_projection.weight": state["visual.proj"].T}
+    for name, value in state.items():
+        tower = "vision_model" if name.startswith("visual.") else "text_model"
+        if "resblocks" in name:
+            number, _, rest = name.partition("resblocks.")[2].partition(".")
+            layer = f"{tower}.encoder.layers.{number}"
+            if "in_proj" in rest:
+                for one, third in zip("qkv", value.chunk(3), strict=True):
+                    result[f"{layer}.self_attn.{one}_proj.{rest.rpartition('_')[2]}"] = third
+            else:
+                key, _, kind = rest.rpartition(".")
+                result[f"{layer}.{part.get(key, 'self_attn.out_proj')}.{kind}"] = value
+        elif name in top:
+            result[top[name]] = value
+    return {name: value.contiguous() for name, value in result.items()}
+
+
+def test_a_transformers_folder_is_a_start_and_says_its_activation(tmp_path: Path):
+    state = trained("diptych-tiny-quickgelu")
+    save_file(as_transformers(state), tmp_path / "model.safetensors")
+    sections = {"vision_config": {"hidden_act": "quick_gelu"}, "text_config": {"hidden_act": "quick_gelu"}}
+    (tmp_path / "config.json").write_text(json.dumps(sections))
+    values: dict[str, Any] = {"model": "diptych-tiny-quickgelu", "pretrained": str(tmp_path)}
+    assert_started_from(model_to_train(config(1, **values)), state)
+    sections["vision_config"]["hidden_act"] = sections["text_config"]["hidden_act"] = "gelu"
+    (tmp_path / "config.json").write_text(json.dumps(sections))
+    with pytest.raises(ConfigError, match="trained with GELU"):
+        model_to_train(config(1, **values))
+
+
 def test_weights_on_s3_are_a_start(use_store: Any, store: Any, tmp_path: Path):
     state = trained()
     save_file(state, tmp_path / "w.safetensors")
