@@ -13,15 +13,16 @@ from torch import Tensor
 
 from datapipe.dataset import Dataset, ShardReader
 from infra.errors import CorruptData
+from training.augment import STREAMS, augment
+from training.config import AugmentConfig
 from training.model import ModelTraits, Tokenizer
 from training.order import SampleOrder, keyed_numbers
-from training.pictures import Pixels, center_square, decode_picture, random_square
+from training.pictures import Pixels, center_square, decode_picture
 from training.selection import Selection
 
 OPEN_SHARDS = 64
 BATCHES_AHEAD = 2
 MAX_REPLACEMENTS = 100  # broken neighbours in a row: past this it is the dataset that is broken
-CROP_STREAMS = 3  # random numbers of one crop: size, left, top
 
 Integers = npt.NDArray[np.int64]
 
@@ -85,13 +86,13 @@ class TrainingLoader:
         batch_size: int,
         rank: int,
         ranks: int,
-        crop_scale: tuple[float, float],
+        augment: AugmentConfig,
         threads: int,
     ) -> None:
         self._order = order
         self._traits = traits
         self._slice = (batch_size, rank, ranks)
-        self._crop_scale = crop_scale
+        self._augment = augment
         self._tokenize = Tokenizer(traits.name)
         self._reader = SampleReader(selection)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="loader")
@@ -116,7 +117,7 @@ class TrainingLoader:
     def _submit(self, number: int) -> list[Future[_Sample]]:
         positions = self._order.batch(number, *self._slice)
         samples = self._order.samples_at(positions)
-        chances = keyed_numbers(self._order.seed, self._order.epoch_of(positions), samples, CROP_STREAMS)
+        chances = keyed_numbers(self._order.seed, self._order.epoch_of(positions), samples, STREAMS)
         return [
             self._threads.submit(self._load, int(sample), chance)
             for sample, chance in zip(samples, chances, strict=True)
@@ -124,7 +125,7 @@ class TrainingLoader:
 
     def _load(self, number: int, chances: npt.NDArray[np.float64]) -> _Sample:
         picture, caption, replaced = self._reader.read(number)
-        return _Sample(random_square(picture, self._traits.image_size, self._crop_scale, chances), caption, replaced)
+        return _Sample(augment(picture, self._traits.image_size, self._augment, chances), caption, replaced)
 
     def _assemble(self, samples: list[_Sample]) -> Batch:
         return Batch(

@@ -4,6 +4,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+# Measured against torchvision's antialiased bicubic: up to here OpenCV's cubic is nearer (0.8 grey levels on average at
+# 256 to 224 pixels, area averaging 1.1) in a third of the time; further down it aliases.
+MAX_CUBIC_REDUCTION = 1.2
+
 Pixels = npt.NDArray[np.uint8]  # (height, width, 3) RGB
 
 
@@ -19,30 +23,19 @@ def decode_picture(data: bytes) -> Pixels | None:
     return None if decoded is None else np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
-def random_square(picture: Pixels, side: int, scale: tuple[float, float], chances: npt.NDArray[np.float64]) -> Pixels:
-    """A square of `side` pixels, cut at random and resized.
-
-    The cut's area is between `scale` shares of the largest square in the picture, its place anywhere in it.
-    chances: (3,) uniform numbers in [0, 1) for size, left and top.
-    """
-    height, width = picture.shape[:2]
-    share = scale[0] + (scale[1] - scale[0]) * chances[0]
-    edge = max(1, min(height, width, round(min(height, width) * float(share) ** 0.5)))
-    left, top = int(chances[1] * (width - edge + 1)), int(chances[2] * (height - edge + 1))
-    return _resized(picture[top : top + edge, left : left + edge], side)
-
-
 def center_square(picture: Pixels, side: int) -> Pixels:
     """The largest square in the middle of the picture, resized to `side` pixels."""
     height, width = picture.shape[:2]
     edge = min(height, width)
     left, top = (width - edge) // 2, (height - edge) // 2
-    return _resized(picture[top : top + edge, left : left + edge], side)
+    return resized(picture[top : top + edge, left : left + edge], side)
 
 
-def _resized(square: Pixels, side: int) -> Pixels:
-    if square.shape[0] == side:
-        return square
-    # Area averaging is free of aliasing when a picture shrinks; cubic is the field's choice when it grows.
-    interpolation = cv2.INTER_AREA if square.shape[0] > side else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(square, (side, side), interpolation=interpolation), dtype=np.uint8)
+def resized(crop: Pixels, side: int) -> Pixels:
+    """A crop as a square of `side` pixels."""
+    height, width = crop.shape[:2]
+    if height == side and width == side:
+        return crop
+    shrinks = max(height, width) > MAX_CUBIC_REDUCTION * side
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(crop, (side, side), interpolation=interpolation), dtype=np.uint8)

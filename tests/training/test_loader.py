@@ -6,7 +6,7 @@ import pytest
 import torch
 from small_datasets import make_dataset
 
-from training.config import DataSource
+from training.config import AugmentConfig, DataSource
 from training.loader import Batch, TrainingLoader, evaluation_pictures, normalize
 from training.model import model_traits
 from training.order import SampleOrder
@@ -23,7 +23,7 @@ def batches(selection: Selection, first: int, last: int, rank: int = 0, ranks: i
         batch_size=22,
         rank=rank,
         ranks=ranks,
-        crop_scale=(0.6, 1.0),
+        augment=AugmentConfig(crop_scale=(0.6, 1.0)),
         threads=2,
     )
     with loader:
