@@ -60,7 +60,7 @@ def test_a_resized_crop_is_near_torchvisions_antialiased_bicubic(side: int):
     mine = augment(pixels, side, AugmentConfig(crop_scale=(1, 1)), np.full(STREAMS, 0.5))
     theirs = reference.resize(as_tensor(pixels), [side, side], reference.InterpolationMode.BICUBIC, antialias=True)
     # Grey levels of 255, on average and at the worst edge.
-    assert float((as_tensor(mine).float() - theirs.float()).abs().mean()) <= 1.5
+    assert float((as_tensor(mine).float() - theirs.float()).abs().mean()) <= 2.5
     assert difference(mine, theirs) <= 16
 
 
