@@ -76,6 +76,37 @@ class DataSource(Settings):
     """all, train (the samples not held out) or held_out."""
 
 
+Share = Annotated[float, Field(gt=0, le=1)]
+Ratio = Annotated[float, Field(gt=0)]
+Strength = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class AugmentConfig(Settings):
+    """How training pictures are changed at random; the default is CLIP's square crop."""
+
+    crop_scale: tuple[Share, Share] = (0.9, 1.0)
+    """Area of the random crop, from and to, as a share of the largest that fits into the picture."""
+    crop_ratio: tuple[Ratio, Ratio] = (1.0, 1.0)
+    """Width to height of the crop, from and to, before it is made square; torchvision's is [0.75, 1.333]."""
+    flip_probability: Probability = 0.0
+    """How often a picture is mirrored left to right."""
+    color_jitter: tuple[Strength, Strength, Strength, Annotated[float, Field(ge=0, le=0.5)]] | None = None
+    """Greatest change of brightness, contrast, saturation and hue, as torchvision's ColorJitter; null: none."""
+    color_jitter_probability: Probability = 0.8
+    """How often colours are jittered, when color_jitter is given."""
+    greyscale_probability: Probability = 0.0
+    """How often a picture loses its colours."""
+
+    @model_validator(mode="after")
+    def _is_ordered(self) -> "AugmentConfig":
+        for name in ("crop_scale", "crop_ratio"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name}: got [{low}, {high}]; want the smaller first")
+        return self
+
+
 class TrainConfig(Settings):
     """Dataset → checkpoint. Give exactly one of `steps`, `samples` and `epochs`."""
 
@@ -139,8 +170,8 @@ class TrainConfig(Settings):
     """Largest norm of the gradient, over both towers without the two scalars; null: no clipping."""
     sync_batch_norm: bool = False
     """Whether batch normalisation is over a micro-batch of all workers, and not of each."""
-    crop_scale: tuple[float, float] = (0.9, 1.0)
-    """Area of the random square crop, as a share of the picture."""
+    augment: AugmentConfig = AugmentConfig()
+    """Random changes of the pictures, which follow from the seed, the epoch and the sample alone."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 1
     """DeepSpeed's ZeRO stage: 0 repeats everything on every worker; 1, 2 and 3 spread moments, gradients, weights."""
     precision: Precision = Precision.FP32

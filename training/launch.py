@@ -44,12 +44,6 @@ def check_training(config: TrainConfig, *, dataset_is_ready: bool) -> None:
             "Raise train.global_batch_size or lower train.workers.",
         )
     _require_whole_micro_batches(config)
-    if config.crop_scale[0] > config.crop_scale[1] or not 0 < config.crop_scale[1] <= 1 or config.crop_scale[0] <= 0:
-        raise ConfigError(
-            f"train.crop_scale: got {list(config.crop_scale)}.",
-            "Two shares of the picture's area, 0 to 1, the smaller first.",
-            "Write for example [0.9, 1.0].",
-        )
     if dataset_is_ready:
         Dataset.open(config.training_source().path)
 
@@ -76,9 +70,12 @@ def train(config: TrainConfig, run: Storage, progress: Progress, cluster: Cluste
     Raises UserError for a config that doesn't fit the data or the cluster, StageFailed when the training failed
     more often than `max_restarts`.
     """
+    from training.model import Tokenizer
     from training.plan import plan_training, worker_memory
     from training.selection import select
 
+    # Fails here, and not in every worker, when it can't be had.
+    Tokenizer(config.model)
     selection = select(config.training_source())
     plan = plan_training(config, len(selection), worker_memory(config))
     assert plan.steps is not None

@@ -13,15 +13,17 @@ from torch import Tensor
 
 from datapipe.dataset import Dataset, ShardReader
 from infra.errors import CorruptData
+from training.augment import STREAMS, augment
+from training.config import AugmentConfig
 from training.model import ModelTraits, Tokenizer
 from training.order import SampleOrder, keyed_numbers
-from training.pictures import Pixels, center_square, decode_picture, random_square
+from training.pictures import Pixels, center_square, decode_picture
 from training.selection import Selection
 
 OPEN_SHARDS = 64
 BATCHES_AHEAD = 2
+TASK_SAMPLES = 16  # of a batch that one thread takes at once: few enough to spread a small batch
 MAX_REPLACEMENTS = 100  # broken neighbours in a row: past this it is the dataset that is broken
-CROP_STREAMS = 3  # random numbers of one crop: size, left, top
 
 Integers = npt.NDArray[np.int64]
 
@@ -39,10 +41,16 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sample:
-    picture: Pixels
-    caption: str
-    replaced: int
+class _Pending:
+    """A batch whose pictures are being filled in, by several tasks; each gives its tokens and what it replaced."""
+
+    images: npt.NDArray[np.uint8]
+    tasks: list[Future[tuple[Tensor, int]]]
+
+    def wait(self) -> Batch:
+        parts = [task.result() for task in self.tasks]
+        tokens = torch.cat([tokens for tokens, _ in parts])
+        return Batch(torch.from_numpy(self.images), tokens, sum(replaced for _, replaced in parts))
 
 
 class SampleReader:
@@ -85,13 +93,13 @@ class TrainingLoader:
         batch_size: int,
         rank: int,
         ranks: int,
-        crop_scale: tuple[float, float],
+        augment: AugmentConfig,
         threads: int,
     ) -> None:
         self._order = order
         self._traits = traits
         self._slice = (batch_size, rank, ranks)
-        self._crop_scale = crop_scale
+        self._augment = augment
         self._tokenize = Tokenizer(traits.name)
         self._reader = SampleReader(selection)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="loader")
@@ -104,34 +112,38 @@ class TrainingLoader:
 
     def batches(self, first: int, last: int) -> Iterator[Batch]:
         """This rank's part of the global batches `first` to `last` − 1."""
-        under_way: deque[list[Future[_Sample]]] = deque()
+        under_way: deque[_Pending] = deque()
         for number in range(first, last + BATCHES_AHEAD):
             if number < last:
                 under_way.append(self._submit(number))
             if len(under_way) > BATCHES_AHEAD or number >= last:
                 if not under_way:
                     return
-                yield self._assemble([future.result() for future in under_way.popleft()])
+                yield under_way.popleft().wait()
 
-    def _submit(self, number: int) -> list[Future[_Sample]]:
+    def _submit(self, number: int) -> _Pending:
         positions = self._order.batch(number, *self._slice)
         samples = self._order.samples_at(positions)
-        chances = keyed_numbers(self._order.seed, self._order.epoch_of(positions), samples, CROP_STREAMS)
-        return [
-            self._threads.submit(self._load, int(sample), chance)
-            for sample, chance in zip(samples, chances, strict=True)
-        ]
-
-    def _load(self, number: int, chances: npt.NDArray[np.float64]) -> _Sample:
-        picture, caption, replaced = self._reader.read(number)
-        return _Sample(random_square(picture, self._traits.image_size, self._crop_scale, chances), caption, replaced)
-
-    def _assemble(self, samples: list[_Sample]) -> Batch:
-        return Batch(
-            stack_pictures([sample.picture for sample in samples]),
-            self._tokenize([sample.caption for sample in samples]),
-            sum(sample.replaced for sample in samples),
+        chances = keyed_numbers(self._order.seed, self._order.epoch_of(positions), samples, STREAMS)
+        side = self._traits.image_size
+        images = np.empty((len(samples), 3, side, side), dtype=np.uint8)
+        parts = [slice(start, start + TASK_SAMPLES) for start in range(0, len(samples), TASK_SAMPLES)]
+        return _Pending(
+            images,
+            [self._threads.submit(self._load, images[part], samples[part], chances[part]) for part in parts],
         )
+
+    def _load(
+        self, images: npt.NDArray[np.uint8], samples: Integers, chances: npt.NDArray[np.float64]
+    ) -> tuple[Tensor, int]:
+        """Fills in the pictures (k, 3, side, side) of some samples; their tokens, and how many were replaced."""
+        captions, passed_over = [], 0
+        for image, sample, numbers in zip(images, samples, chances, strict=True):
+            picture, caption, replaced = self._reader.read(int(sample))
+            image[:] = augment(picture, self._traits.image_size, self._augment, numbers).transpose(2, 0, 1)
+            captions.append(caption)
+            passed_over += replaced
+        return self._tokenize(captions), passed_over
 
 
 def evaluation_pictures(selection: Selection, numbers: Integers, traits: ModelTraits) -> Tensor:

@@ -86,7 +86,7 @@ def train_worker(config: TrainConfig, run: Storage, worker: Worker) -> None:
         batch_size=config.global_batch_size,
         rank=worker.rank,
         ranks=worker.ranks,
-        crop_scale=config.crop_scale,
+        augment=config.augment,
         threads=max(LOADER_THREADS, torch.get_num_threads()),
     )
     with loader, _metrics_writer(run, worker) as metrics:

@@ -60,7 +60,6 @@ train:
   lr: 1.0e-3
   warmup_steps: {warmup_steps}
   weight_decay: 0.1
-  crop_scale: [0.9, 1.0]
   zero_stage: 1
   precision: fp32
   workers: 2

@@ -1,15 +1,21 @@
 """The loader: the same batches for any number of ranks, from any step."""
 
+import io
 from pathlib import Path
+from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from small_datasets import make_dataset
 
-from training.config import DataSource
+from training.config import AugmentConfig, DataSource
 from training.loader import Batch, TrainingLoader, evaluation_pictures, normalize
 from training.model import model_traits
 from training.order import SampleOrder
+from training.pictures import decode_picture
 from training.selection import Selection, select
 
 TRAITS = model_traits("diptych-tiny")
@@ -23,7 +29,7 @@ def batches(selection: Selection, first: int, last: int, rank: int = 0, ranks: i
         batch_size=22,
         rank=rank,
         ranks=ranks,
-        crop_scale=(0.6, 1.0),
+        augment=AugmentConfig(crop_scale=(0.6, 1.0)),
         threads=2,
     )
     with loader:
@@ -75,3 +81,34 @@ def test_evaluation_pictures_are_in_the_selections_order_and_normalise_to_the_mo
     mean, std = torch.tensor(TRAITS.mean), torch.tensor(TRAITS.std)
     back = (values * std.view(1, 3, 1, 1) + mean.view(1, 3, 1, 1)) * 255
     assert torch.allclose(back, pictures.float(), atol=1e-3)
+
+
+def as_jpeg(pixels: np.ndarray, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=90, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("is_grey", [True, False])
+def test_jpegs_have_the_pixels_that_opencv_finds(subsampling: int, is_grey: bool):
+    pixels = cv2.resize(np.random.default_rng(0).integers(0, 256, (9, 11, 3), dtype=np.uint8), (61, 47))
+    data = as_jpeg(pixels[:, :, 0]) if is_grey else as_jpeg(pixels, subsampling=subsampling)
+    expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1]
+    assert np.array_equal(decode_picture(data), expected)
+
+
+def test_a_turned_jpeg_stands_upright():
+    pixels = np.zeros((20, 40, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    assert decode_picture(as_jpeg(pixels, exif=exif)).shape == (40, 20, 3)
+
+
+def test_a_cut_jpeg_is_what_opencv_makes_of_it_and_nonsense_is_none():
+    data = as_jpeg(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    for cut in (data[: len(data) // 2], data[:100], data[:2], b"", b"nonsense"):
+        expected = cv2.imdecode(np.frombuffer(cut, np.uint8), cv2.IMREAD_COLOR) if cut else None
+        found = decode_picture(cut)
+        assert (found is None) == (expected is None)
+        assert found is None or np.array_equal(found, expected[:, :, ::-1])
