@@ -90,7 +90,6 @@ def test_a_key_given_twice_is_refused_with_both_lines(config_file: Path):
         ("train: {data: '${build.outputs}', steps: 1}", "no key build.outputs"),
         ("storage: ${storage}\ntrain: {data: a, steps: 1}", "refers to itself"),
         ("train: {data: a}", "exactly one"),
-        ("train: {data: a, steps: 3, precision: bf16, zero_stage: 0}", "zero_stage 1, 2 or 3"),
         ("train: {steps: 3}", "train.data is missing"),
         ("train: {data: {pth: a}, steps: 3}", "Did you mean path?"),
         ("name: ../up\ntrain: {data: a, steps: 1}", "name: got '../up'"),
