@@ -170,6 +170,8 @@ class TrainConfig(Settings):
     """Largest norm of the gradient, over both towers without the two scalars; null: no clipping."""
     sync_batch_norm: bool = False
     """Whether batch normalisation is over a micro-batch of all workers, and not of each."""
+    exclude: list[str] = []
+    """Keys of samples that are left out from now on; the sample after each takes its place in the order."""
     augment: AugmentConfig = AugmentConfig()
     """Random changes of the pictures, which follow from the seed, the epoch and the sample alone."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 1

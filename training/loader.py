@@ -56,22 +56,29 @@ class _Pending:
 class SampleReader:
     """Pictures and captions of a selection by sample number, from several threads."""
 
-    def __init__(self, selection: Selection) -> None:
+    def __init__(self, selection: Selection, exclude: frozenset[str] = frozenset()) -> None:
         self._selection = selection
+        self._exclude = exclude
         self._open = _OpenShards(selection.dataset)
 
     def read(self, number: int) -> tuple[Pixels, str, int]:
         """The decoded picture, its caption, and how many broken neighbours were passed over to find one.
 
-        A broken picture is replaced by the next sample in the dataset's order, which is the same at every start.
+        A broken picture is replaced by the next sample in the dataset's order, which is the same at every start; so is
+        an excluded one, which does not count as broken.
         """
-        for replaced in range(MAX_REPLACEMENTS):
-            reader, index = self._place((number + replaced) % len(self._selection))
+        broken = 0
+        for step in range(MAX_REPLACEMENTS):
+            reader, index = self._place((number + step) % len(self._selection))
+            if self._exclude and reader.samples["key"][index].as_py() in self._exclude:
+                continue
             picture = decode_picture(reader.image(index))
             if picture is not None:
-                return picture, str(reader.samples["caption"][index].as_py()), replaced
+                return picture, str(reader.samples["caption"][index].as_py()), broken
+            broken += 1
         raise CorruptData(
-            f"{MAX_REPLACEMENTS} pictures in a row cannot be decoded in {self._selection.dataset.storage.url}.",
+            f"{MAX_REPLACEMENTS} pictures in a row cannot be decoded in {self._selection.dataset.storage.url}, "
+            "or are excluded.",
             "Single broken pictures are replaced by their neighbours.",
             "Look at the dataset with `diptych verify`.",
         )
@@ -95,13 +102,14 @@ class TrainingLoader:
         ranks: int,
         augment: AugmentConfig,
         threads: int,
+        exclude: frozenset[str] = frozenset(),
     ) -> None:
         self._order = order
         self._traits = traits
         self._slice = (batch_size, rank, ranks)
         self._augment = augment
         self._tokenize = Tokenizer(traits.name)
-        self._reader = SampleReader(selection)
+        self._reader = SampleReader(selection, exclude)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="loader")
 
     def __enter__(self) -> "TrainingLoader":
@@ -175,7 +183,7 @@ class _OpenShards:
     def get(self, shard: int) -> ShardReader:
         with self._lock:
             if shard not in self._readers:
-                self._readers[shard] = self._dataset.open_shard(shard, ["caption"])
+                self._readers[shard] = self._dataset.open_shard(shard, ["key", "caption"])
                 if len(self._readers) > OPEN_SHARDS:
                     self._readers.popitem(last=False)
             self._readers.move_to_end(shard)

@@ -87,6 +87,7 @@ def train_worker(config: TrainConfig, run: Storage, worker: Worker) -> None:
         rank=worker.rank,
         ranks=worker.ranks,
         augment=config.augment,
+        exclude=frozenset(config.exclude),
         threads=max(LOADER_THREADS, torch.get_num_threads()),
     )
     with loader, _metrics_writer(run, worker) as metrics:
@@ -135,10 +136,13 @@ def _start_or_resume(config: TrainConfig, plan: Length, run: Storage, worker: Wo
         return 0, Engine(model, config, ranks=worker.ranks, micro_batches=micro_batches)
     checkpoint = run.at(path)
     state = read_state(checkpoint)
-    if (state.model, state.batch_size, state.samples) != (config.model, config.global_batch_size, plan.samples):
+    found = (state.model, state.loss, state.batch_size, state.samples)
+    if found != (config.model, config.loss.value, config.global_batch_size, plan.samples):
         raise CorruptData(
-            f"{checkpoint.url} is of {state.model}, {state.samples:,} samples in batches of {state.batch_size:,}.",
-            f"This training is of {config.model}, {plan.samples:,} samples in batches of {config.global_batch_size:,}.",
+            f"{checkpoint.url} is of {state.model} with the loss {state.loss}, {state.samples:,} samples in batches of "
+            f"{state.batch_size:,}.",
+            f"This training is of {config.model} with the loss {config.loss.value}, {plan.samples:,} samples in "
+            f"batches of {config.global_batch_size:,}.",
             "Train under another name, or restore the dataset that the training began with.",
         )
     parameters = load_parameters(checkpoint)

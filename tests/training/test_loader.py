@@ -12,7 +12,7 @@ from PIL import Image
 from small_datasets import make_dataset
 
 from training.config import AugmentConfig, DataSource
-from training.loader import Batch, TrainingLoader, evaluation_pictures, normalize
+from training.loader import Batch, SampleReader, TrainingLoader, evaluation_pictures, normalize
 from training.model import model_traits
 from training.order import SampleOrder
 from training.pictures import decode_picture
@@ -81,6 +81,19 @@ def test_evaluation_pictures_are_in_the_selections_order_and_normalise_to_the_mo
     mean, std = torch.tensor(TRAITS.mean), torch.tensor(TRAITS.std)
     back = (values * std.view(1, 3, 1, 1) + mean.view(1, 3, 1, 1)) * 255
     assert torch.allclose(back, pictures.float(), atol=1e-3)
+
+
+def test_an_excluded_sample_gives_its_place_to_the_next_and_all_others_stay(tmp_path: Path):
+    selection = select(DataSource(path=make_dataset(tmp_path / "shapes")))
+    reader = SampleReader(selection)
+    shards, indices = selection.locate(np.array([5, 6], dtype=np.int64))
+    with selection.dataset.open_shard(int(shards[0]), ["key"]) as shard:
+        keys = [shard.samples["key"][int(index)].as_py() for index in indices]
+    without = SampleReader(selection, frozenset(keys))
+    for number in range(20):
+        expected = reader.read(7 if number in (5, 6) else number)
+        found = without.read(number)
+        assert np.array_equal(found[0], expected[0]) and found[1:] == expected[1:]
 
 
 def as_jpeg(pixels: np.ndarray, **options: Any) -> bytes:
