@@ -210,6 +210,31 @@ def status(run_folder: str, as_json: bool) -> None:
 
 
 @cli.command()
+@click.argument("run_folder", metavar="RUN")
+@click.option("--step", type=click.IntRange(min=1), required=True, help="The step, from 1.")
+@click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="How many samples to list.")
+@json_option
+def replay(run_folder: str, step: int, top: int, as_json: bool) -> None:
+    """The samples of one step of a training and what each adds to its loss, the worst first.
+
+    The step's very pictures go through the weights of the last checkpoint before it, on this machine. Samples that
+    should not come again are left out with train.exclude. --json lists all of them, with their augmentations.
+
+    \b
+    Example:
+      diptych replay runs/birds --step 812
+    """
+    from infra.storage import storage_of
+    from orchestrator.run import read_training
+    from orchestrator.show import replay_lines
+    from training.replay import replay_step
+
+    folder = storage_of(run_folder)
+    found = replay_step(read_training(folder), folder, step)
+    _print(found, replay_lines(found, top), as_json)
+
+
+@cli.command()
 @click.argument("dataset")
 @click.option("--hosts", type=click.IntRange(min=0), default=20, show_default=True, help="How many hosts to list.")
 @click.option("--quick", is_flag=True, help="Counts alone, without reading the rows: no hosts, no sizes.")

@@ -14,8 +14,9 @@ from infra.errors import ConfigError
 from infra.lease import holder_of
 from infra.progress import StageSnapshot, snapshot_json
 from infra.storage import Storage
-from orchestrator.config import RunConfig
+from orchestrator.config import RunConfig, load_config
 from training.checkpoint import CHECKPOINTS_FOLDER
+from training.config import TrainConfig
 
 RUN_FILE = "run.json"
 CONFIG_FILE = "run.yaml"
@@ -35,7 +36,19 @@ VERSIONED_PACKAGES = (
 
 # What may change between two starts of one training, because the result does not depend on it.
 FREE_TRAIN_KEYS = frozenset(
-    {"workers", "use_gpu", "threads_per_worker", "checkpoint_every", "keep_checkpoints", "max_restarts"}
+    {
+        "workers",
+        "use_gpu",
+        "threads_per_worker",
+        "micro_batch_size",
+        "zero_stage",
+        "activation_checkpointing",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "max_restarts",
+        # Meant to change: what it leaves out is left out from then on.
+        "exclude",
+    }
 )
 
 
@@ -154,6 +167,19 @@ def _identity(config: RunConfig) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {package: version(package) for package in VERSIONED_PACKAGES},
     }
+
+
+def read_training(folder: Storage) -> TrainConfig:
+    """The training of the run in `folder`, as it was last started. Raises ConfigError when there is none."""
+    if folder.exists(CONFIG_FILE):
+        config = load_config(folder.local_path(CONFIG_FILE))
+        if config.train is not None:
+            return config.train
+    raise ConfigError(
+        f"{folder.url} holds no training ({CONFIG_FILE} is missing, or has no section train).",
+        "A run's folder has one once `diptych train` or `diptych run` was started.",
+        "Give a run's folder, for example runs/birds.",
+    )
 
 
 def _refuse_other_training(config: RunConfig, folder: Storage) -> None:

@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from datapipe.inspect import DatasetSummary
     from datapipe.survey import Survey
     from datapipe.verify import VerifyReport
+    from training.replay import Replay
 
 MAX_REASONS = 40  # ours are fewer; img2dataset's are free text
 HOST_WIDTH = 40
+CAPTION_WIDTH = 60
 
 
 def score_lines(evaluation: Evaluation) -> list[str]:
@@ -38,6 +40,21 @@ def status_lines(status: RunStatus) -> list[str]:
         lines.append(f"training    step {status.step:,}, loss {status.loss:.4f}")
     if status.checkpoint is not None:
         lines.append(f"checkpoint  {status.checkpoint}")
+    return lines
+
+
+def replay_lines(replay: "Replay", top: int) -> list[str]:
+    """The step's loss, with which weights, and its samples with the greatest losses."""
+    weights = f"the weights of {replay.checkpoint}" if replay.checkpoint else "the weights that it began with"
+    lines = [f"step {replay.step:,}: loss {replay.loss:.4f} of {len(replay.samples):,} samples with {weights}"]
+    if replay.replaced:
+        lines.append(f"{replay.replaced:,} of the pictures were broken, and their neighbours took their place")
+    worst = sorted(replay.samples, key=lambda sample: -sample.loss)[:top]
+    lines += [
+        f"{sample.loss:9.4f}  {printable(sample.key):>12}  shard {sample.shard:05d} sample {sample.index}  "
+        f"epoch {sample.epoch}  {_cell(sample.caption, CAPTION_WIDTH)}"
+        for sample in worst
+    ]
     return lines
 
 

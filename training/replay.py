@@ -1,0 +1,171 @@
+"""Takes one step of a finished or broken training apart: its samples, and what each adds to the loss."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from infra.errors import ConfigError
+from infra.storage import Storage
+from training.augment import STREAMS
+from training.checkpoint import committed_checkpoints, load_buffers, load_parameters, read_state
+from training.config import LossName, TrainConfig
+from training.loader import Batch, TrainingLoader, normalize
+from training.model import ModelTraits, create_model, model_to_train, model_traits
+from training.order import SampleOrder, keyed_numbers
+from training.selection import Selection, select
+
+ENCODED_AT_ONCE = 256
+THREADS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayedSample:
+    """A pair of a step: its place in the order and in the dataset, the numbers of its augmentation, and its loss.
+
+    The step's loss is the mean of its samples' losses.
+    """
+
+    position: int
+    epoch: int
+    shard: int
+    index: int
+    key: str
+    caption: str
+    augmentation: tuple[float, ...]
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A step, from 1, with the weights of `checkpoint` after `checkpoint_step` steps; None: those it began with.
+
+    Dropout is off, and batch normalisation uses its running statistics.
+    """
+
+    step: int
+    checkpoint: str | None
+    checkpoint_step: int
+    loss: float
+    replaced: int
+    samples: tuple[ReplayedSample, ...]
+
+
+def replay_step(config: TrainConfig, run: Storage, step: int) -> Replay:
+    """Runs the batch of a step (from 1) through the model of the last checkpoint before it, on this machine's CPU.
+
+    Raises ConfigError for a step that the training has not.
+    """
+    selection = select(config.training_source())
+    order = SampleOrder(len(selection), config.seed)
+    _require_step(config, len(selection), step)
+    checkpoint, done, model = _model_before(config, run, step)
+    traits = model_traits(config.model)
+    batch = _batch(config, selection, order, traits, step)
+    images, texts, scale, bias = _features(model.eval(), traits, batch)
+    losses = losses_of_samples(config.loss, images, texts, scale, bias)
+    return Replay(
+        step,
+        checkpoint,
+        done,
+        float(losses.mean()),
+        batch.replaced,
+        tuple(_samples(config, selection, order, step, losses)),
+    )
+
+
+def losses_of_samples(name: LossName, images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    """What each pair adds to N times the loss (N,): its row's and its column's half, or its row's pairs for SigLIP."""
+    parts = []
+    for first in range(0, len(images), ENCODED_AT_ONCE):
+        rows = slice(first, min(first + ENCODED_AT_ONCE, len(images)))
+        labels = torch.arange(rows.start, rows.stop)
+        logits = scale * images[rows] @ texts.T
+        if name is LossName.SIGLIP:
+            signs = -torch.ones_like(logits)
+            signs[torch.arange(len(labels)), labels] = 1
+            assert bias is not None
+            parts.append(-F.logsigmoid(signs * (logits + bias)).sum(1))
+        else:
+            columns = scale * texts[rows] @ images.T
+            by_row, by_column = (F.cross_entropy(each, labels, reduction="none") for each in (logits, columns))
+            parts.append((by_row + by_column) / 2)
+    return torch.cat(parts)
+
+
+def _require_step(config: TrainConfig, samples: int, step: int) -> None:
+    from training.plan import length_of
+
+    steps = length_of(config, samples).steps
+    if not 1 <= step <= steps:
+        raise ConfigError(f"--step: got {step:,}.", f"The training has the steps 1 to {steps:,}.", "Name one of them.")
+
+
+def _model_before(config: TrainConfig, run: Storage, step: int) -> tuple[str | None, int, torch.nn.Module]:
+    for path in reversed(committed_checkpoints(run)):
+        state = read_state(run.at(path))
+        if state.step < step:
+            model = create_model(config.model, config.loss, config.seed)
+            model.load_state_dict(load_parameters(run.at(path)) | load_buffers(run.at(path)))
+            return path, state.step, model
+    return None, 0, model_to_train(config)
+
+
+def _batch(config: TrainConfig, selection: Selection, order: SampleOrder, traits: ModelTraits, step: int) -> Batch:
+    loader = TrainingLoader(
+        selection,
+        order,
+        traits,
+        batch_size=config.global_batch_size,
+        rank=0,
+        ranks=1,
+        augment=config.augment,
+        threads=THREADS,
+        exclude=frozenset(config.exclude),
+    )
+    with loader:
+        return next(loader.batches(step - 1, step))
+
+
+@torch.inference_mode()
+def _features(
+    model: torch.nn.Module, traits: ModelTraits, batch: Batch
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    outputs = [
+        model(normalize(images, traits, torch.float32), tokens)
+        for images, tokens in zip(
+            torch.split(batch.images, ENCODED_AT_ONCE), torch.split(batch.tokens, ENCODED_AT_ONCE), strict=True
+        )
+    ]
+    images, texts = (torch.cat([output[side] for output in outputs]) for side in (0, 1))
+    return images, texts, outputs[0][2], outputs[0][3] if len(outputs[0]) > 3 else None
+
+
+def _samples(
+    config: TrainConfig, selection: Selection, order: SampleOrder, step: int, losses: Tensor
+) -> list[ReplayedSample]:
+    positions = order.batch(step - 1, config.global_batch_size)
+    numbers, epochs = order.samples_at(positions), order.epoch_of(positions)
+    chances = keyed_numbers(config.seed, epochs, numbers, STREAMS)
+    shards, indices = selection.locate(numbers)
+    texts: dict[int, tuple[str, str]] = {}
+    for shard in np.unique(shards):
+        with selection.dataset.open_shard(int(shard), ["key", "caption"]) as reader:
+            for row in np.flatnonzero(shards == shard):
+                columns = (reader.samples[name][int(indices[row])].as_py() for name in ("key", "caption"))
+                key, caption = columns
+                texts[int(row)] = (str(key), str(caption))
+    return [
+        ReplayedSample(
+            int(positions[row]),
+            int(epochs[row]),
+            int(shards[row]),
+            int(indices[row]),
+            *texts[row],
+            tuple(float(chance) for chance in chances[row]),
+            float(losses[row]),
+        )
+        for row in range(len(positions))
+    ]
