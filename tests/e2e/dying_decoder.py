@@ -1,7 +1,6 @@
 """A decoder that kills its process on a marked picture, as a fault in native code does."""
 
-import os
-import signal
+import ctypes
 
 from datapipe.addresses import Refusal
 from datapipe.config import BuildConfig
@@ -12,5 +11,6 @@ MARK = b"this picture kills its decoder"
 
 def process_or_die(body: bytes, config: BuildConfig) -> StoredImage | Refusal:
     if MARK in body:
-        os.kill(os.getpid(), signal.SIGSEGV)
+        # A fault of this very thread: one sent by kill may stop another, and this one goes on meanwhile.
+        ctypes.string_at(0)
     return process_image(body, config)
