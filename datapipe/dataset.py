@@ -149,6 +149,14 @@ class ShardReader:
             return self._file.read(int(self._offsets[index]), int(self._lengths[index]))
         return bytes(self._images[index].as_py())
 
+    def byte_range(self, index: int) -> tuple[int, int]:
+        """Offset and length of the `index`-th good sample's picture in the shard's tar file."""
+        return int(self._offsets[index]), int(self._lengths[index])
+
+    def read_range(self, offset: int, length: int) -> bytes:
+        """Bytes of the shard's tar file; fewer only at its end."""
+        return self._file.read(offset, length)
+
     def close(self) -> None:
         """Lets go of the shard's file."""
         if self._webdataset:

@@ -20,10 +20,10 @@ class HashedStream:
         self.size_bytes = 0
         self.closed = False
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes | memoryview, /) -> int:
         """Appends the bytes."""
         self._digest.update(data)
-        self.size_bytes += len(data)
+        self.size_bytes += memoryview(data).nbytes
         return self._file.write(data)
 
     def tell(self) -> int:

@@ -6,7 +6,7 @@ from orchestrator.config import RunConfig
 from orchestrator.stages import Stage, require_sections
 from training.launch import check_training
 from training.plan import TrainingPlan, plan_training, worker_memory
-from training.selection import select
+from training.samples import select_training
 
 
 def plan_run(config: RunConfig) -> TrainingPlan:
@@ -16,8 +16,8 @@ def plan_run(config: RunConfig) -> TrainingPlan:
     """
     require_sections(config, [Stage.TRAIN])
     assert config.train is not None
-    source = config.train.training_source()
-    is_ready = storage_of(source.path).exists(MANIFEST_FILE)
+    sources = config.train.training_sources()
+    is_ready = all(storage_of(source.path).exists(MANIFEST_FILE) for source in sources)
     check_training(config.train, dataset_is_ready=is_ready)
-    samples = len(select(source)) if is_ready else None
+    samples = select_training(config.train)[1].places if is_ready else None
     return plan_training(config.train, samples, worker_memory(config.train))

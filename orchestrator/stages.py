@@ -188,17 +188,20 @@ def _has_result(stage: Stage, config: RunConfig, folder: Storage) -> bool:
 def _dataset_url(config: RunConfig) -> str | None:
     if config.build is not None:
         return config.build.output
-    return config.train.training_source().path if config.train else None
+    return config.train.training_sources()[0].path if config.train else None
 
 
 def _manifest_digest(config: RunConfig) -> str | None:
     from datapipe.dataset import MANIFEST_FILE
 
-    url = _dataset_url(config)
-    storage = storage_of(url) if url else None
-    if storage is None or not storage.exists(MANIFEST_FILE):
-        return None
-    return hashlib.sha256(storage.read_bytes(MANIFEST_FILE)).hexdigest()
+    assert config.train is not None
+    digest = hashlib.sha256()
+    for source in config.train.training_sources():
+        storage = storage_of(source.path)
+        if not storage.exists(MANIFEST_FILE):
+            return None
+        digest.update(storage.read_bytes(MANIFEST_FILE))
+    return digest.hexdigest()
 
 
 def _digest(value: Any) -> str:

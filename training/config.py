@@ -1,7 +1,7 @@
 """The `train` and `evaluate` sections of the config."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -46,6 +46,21 @@ class WeightDecayRule(StrEnum):
     OPEN_CLIP = "open_clip"
 
 
+class BadStepAction(StrEnum):
+    """What happens at a step whose loss or gradient is not finite, or whose loss diverges."""
+
+    STOP = "stop"
+    SKIP = "skip"
+
+
+class Tracker(StrEnum):
+    """Where metrics are sent besides metrics.jsonl."""
+
+    TENSORBOARD = "tensorboard"
+    WANDB = "wandb"
+    MLFLOW = "mlflow"
+
+
 class LockConfig(Settings):
     """What training leaves as it is."""
 
@@ -74,10 +89,24 @@ class DataSource(Settings):
     """Share of the samples that is kept out of training, chosen by a hash of the key."""
     part: SamplePart = SamplePart.ALL
     """all, train (the samples not held out) or held_out."""
+    view: str | None = None
+    """Only the samples of this view, views/NAME.parquet of the dataset, each as often as its column weight says."""
+    captions: Annotated[list[str], Field(min_length=1)] = ["caption"]
+    """Columns with captions, of text or of lists of text; training draws one each time, evaluation takes the first."""
+
+
+class MixedSource(DataSource):
+    """A dataset of several that training mixes."""
+
+    weight: Annotated[float, Field(gt=0)] | None = None
+    """Its share of every batch, in proportion to the others' weights; null: what `repeat` comes to."""
+    repeat: Annotated[float, Field(gt=0)] = 1.0
+    """How often each of its samples comes in an epoch of the mixture, when no dataset has a weight."""
 
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Ratio = Annotated[float, Field(gt=0)]
+WorkerCount = Annotated[int, Field(ge=1)]
 Strength = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -107,11 +136,46 @@ class AugmentConfig(Settings):
         return self
 
 
+class RetrievalConfig(Settings):
+    """Recall@k from text to image and back."""
+
+    data: Place | DataSource | None = None
+    """The samples; null: those that `train.held_out` kept out of training."""
+    k: list[Annotated[int, Field(ge=1)]] = [1, 5, 10]
+    """The k of recall@k."""
+
+
+class ZeroShotConfig(Settings):
+    """Classification by the nearest class prompt."""
+
+    data: Place | DataSource | None = None
+    """The samples; null: those that `train.held_out` kept out of training."""
+    label_col: str
+    """The column with a sample's class."""
+    classes: dict[str, str] | list[str] | None = None
+    """Label → name in the prompt, or a list of labels; null: the labels that occur."""
+    templates: list[str] = ["a photo of a {}."]
+    """Prompts, with {} for the class name; their embeddings are averaged."""
+
+
+class EvaluateConfig(Settings):
+    """Checkpoint → scores."""
+
+    retrieval: RetrievalConfig | None = None
+    """Retrieval, when given."""
+    zero_shot: ZeroShotConfig | None = None
+    """Zero-shot classification, when given."""
+    batch_size: Annotated[int, Field(ge=1)] = 256
+    """Pictures or texts encoded at once."""
+    use_ema: bool = True
+    """Whether the weights' moving average is evaluated, where the checkpoint has one."""
+
+
 class TrainConfig(Settings):
     """Dataset → checkpoint. Give exactly one of `steps`, `samples` and `epochs`."""
 
-    data: Place | DataSource
-    """A dataset's folder, or a folder with a condition."""
+    data: Place | DataSource | Annotated[list[Place | MixedSource], Field(min_length=1)]
+    """A dataset's folder, a folder with a condition, or a list of them with weights."""
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the samples that is kept for evaluation, chosen by a hash of the key."""
     model: str = "ViT-B-32"
@@ -178,16 +242,48 @@ class TrainConfig(Settings):
     """DeepSpeed's ZeRO stage: 0 repeats everything on every worker; 1, 2 and 3 spread moments, gradients, weights."""
     precision: Precision = Precision.FP32
     """fp32 or bf16: of the model's products; master weights and the two scalars are fp32."""
-    workers: Annotated[int, Field(ge=1)] = 1
-    """Training workers (ranks)."""
+    optimizer_offload: bool = False
+    """Whether DeepSpeed keeps masters and moments in the CPU's memory; at ZeRO stage 1 and above."""
+    deepspeed: Place | dict[str, Any] = {}
+    """Further settings of DeepSpeed, or a JSON file with them; what contradicts other settings here is refused."""
+    workers: WorkerCount | tuple[WorkerCount, WorkerCount] = 1
+    """Training workers (ranks): a number, or [from, to]: as many of these as the cluster has room for."""
     use_gpu: bool | None = None
     """Whether each worker gets a GPU; null: if the cluster has enough."""
     threads_per_worker: Annotated[int, Field(ge=1)] | None = None
     """CPU threads of one worker; null: its share of the machine's cores."""
-    checkpoint_every: Annotated[int, Field(ge=1)] = 1000
-    """Steps between checkpoints."""
+    pin_cpus: bool = False
+    """Whether each worker keeps to CPU cores of its own, and does not move between them."""
+    checkpoint_every: Annotated[int, Field(ge=1)] | None = 1000
+    """Steps between checkpoints; null: not by steps. Of steps, samples and minutes, what comes first counts."""
+    checkpoint_every_samples: Annotated[int, Field(ge=1)] | None = None
+    """Samples between checkpoints."""
+    checkpoint_every_minutes: Annotated[float, Field(gt=0)] | None = None
+    """Minutes between checkpoints."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 3
     """Newest checkpoints that are kept."""
+    keep_checkpoint_every: Annotated[int, Field(ge=1)] | None = None
+    """Checkpoints whose step is a multiple of this are kept for ever."""
+    checkpoint_patience_minutes: Annotated[float, Field(gt=0)] = 30.0
+    """How long a storage in trouble is tried until a checkpoint is given up; the training goes on meanwhile."""
+    on_bad_step: BadStepAction = BadStepAction.STOP
+    """stop or skip: at a step whose loss or gradient is not finite, or whose loss diverges."""
+    divergence_factor: Annotated[float, Field(gt=1)] | None = None
+    """A loss of more than so many times the median of the last 100 is a bad step; null: only one that is not finite."""
+    max_bad_steps: Annotated[int, Field(ge=1)] = 10
+    """Steps in a row that may be skipped before the training stops."""
+    hang_timeout_s: Annotated[float, Field(ge=5)] = 300.0
+    """After so long without a sign of life a worker counts as hung, and the group is started again."""
+    validate_every: Annotated[int, Field(ge=1)] | None = None
+    """Steps between validations, of what `validation` names; null: none."""
+    validation: EvaluateConfig | None = None
+    """What is scored during the training; null: retrieval on the samples that held_out keeps."""
+    best_score: str = "text_to_image_recall@1"
+    """The score of the validation by which the best checkpoint is kept."""
+    trackers: list[Tracker] = []
+    """tensorboard, wandb, mlflow: where metrics go besides metrics.jsonl."""
+    profile_steps: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+    """[first, last] steps of which a trace is written to profile/, to be opened in chrome://tracing or Perfetto."""
     max_restarts: Annotated[int, Field(ge=0)] = 3
     """Times that a failed worker group is started again."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -200,50 +296,40 @@ class TrainConfig(Settings):
             raise ValueError(f"got {' and '.join(given) or 'none'} of steps, samples, epochs; want exactly one")
         return self
 
-    def training_source(self) -> DataSource:
-        """The samples that training sees."""
-        source = self.data if isinstance(self.data, DataSource) else DataSource(path=self.data)
-        if not self.held_out:
-            return source
-        return source.model_copy(update={"held_out": self.held_out, "part": SamplePart.TRAIN})
+    @model_validator(mode="after")
+    def _is_in_order(self) -> "TrainConfig":
+        for name in ("workers", "profile_steps"):
+            pair = getattr(self, name)
+            if isinstance(pair, tuple) and pair[0] > pair[1]:
+                raise ValueError(f"{name}: got [{pair[0]}, {pair[1]}]; want the smaller first")
+        if self.optimizer_offload and self.zero_stage == 0:
+            raise ValueError("optimizer_offload: got true with zero_stage 0; want zero_stage 1, 2 or 3")
+        return self
+
+    @property
+    def min_workers(self) -> int:
+        """The fewest workers that it trains with."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def max_workers(self) -> int:
+        """The most workers that it trains with."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+    def training_sources(self) -> list[MixedSource]:
+        """The samples that training sees, by dataset."""
+        given = self.data if isinstance(self.data, list) else [self.data]
+        return [self._source(data, SamplePart.TRAIN) for data in given]
 
     def held_out_source(self) -> DataSource | None:
-        """The samples that `held_out` keeps from training; None when it keeps none."""
-        if not self.held_out:
+        """The samples that `held_out` keeps from training; None when it keeps none, or of several datasets."""
+        if not self.held_out or (isinstance(self.data, list) and len(self.data) > 1):
             return None
-        return self.training_source().model_copy(update={"part": SamplePart.HELD_OUT})
+        data = self.data[0] if isinstance(self.data, list) else self.data
+        return self._source(data, SamplePart.HELD_OUT)
 
-
-class RetrievalConfig(Settings):
-    """Recall@k from text to image and back."""
-
-    data: Place | DataSource | None = None
-    """The samples; null: those that `train.held_out` kept out of training."""
-    k: list[Annotated[int, Field(ge=1)]] = [1, 5, 10]
-    """The k of recall@k."""
-
-
-class ZeroShotConfig(Settings):
-    """Classification by the nearest class prompt."""
-
-    data: Place | DataSource | None = None
-    """The samples; null: those that `train.held_out` kept out of training."""
-    label_col: str
-    """The column with a sample's class."""
-    classes: dict[str, str] | list[str] | None = None
-    """Label → name in the prompt, or a list of labels; null: the labels that occur."""
-    templates: list[str] = ["a photo of a {}."]
-    """Prompts, with {} for the class name; their embeddings are averaged."""
-
-
-class EvaluateConfig(Settings):
-    """Checkpoint → scores."""
-
-    retrieval: RetrievalConfig | None = None
-    """Retrieval, when given."""
-    zero_shot: ZeroShotConfig | None = None
-    """Zero-shot classification, when given."""
-    batch_size: Annotated[int, Field(ge=1)] = 256
-    """Pictures or texts encoded at once."""
-    use_ema: bool = True
-    """Whether the weights' moving average is evaluated, where the checkpoint has one."""
+    def _source(self, data: str | DataSource, part: SamplePart) -> MixedSource:
+        values = {"path": data} if isinstance(data, str) else data.model_dump()
+        if self.held_out:
+            values |= {"held_out": self.held_out, "part": part}
+        return MixedSource(**values)

@@ -1,18 +1,30 @@
 """Encodes pictures and texts with a checkpoint's model."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from infra.storage import Storage
-from training.checkpoint import load_average, load_buffers, load_parameters, read_state
+from training.checkpoint import TensorKind, load_tensors, read_state
 from training.config import LossName
 from training.loader import evaluation_pictures, normalize
 from training.model import Tokenizer, create_model, model_traits
 from training.selection import Selection
+
+
+class FeatureEncoder(Protocol):
+    """What pictures and texts are scored with."""
+
+    def encode_pictures(self, selection: Selection) -> Tensor:
+        """Unit features of the selection's pictures, in its order: (N, D) float32 on the CPU."""
+        ...
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit features of the texts: (len(texts), D) float32 on the CPU."""
+        ...
 
 
 class Encoder:
@@ -28,8 +40,10 @@ class Encoder:
         self._traits = model_traits(self.state.model)
         self._tokenize = Tokenizer(self.state.model)
         model = create_model(self.state.model, LossName(self.state.loss), seed=0)
-        weights = (load_average(checkpoint) if use_average else {}) or load_parameters(checkpoint)
-        model.load_state_dict(weights | load_buffers(checkpoint))
+        weights = (load_tensors(checkpoint, TensorKind.AVERAGE) if use_average else {}) or load_tensors(
+            checkpoint, TensorKind.PARAMETERS
+        )
+        model.load_state_dict(weights | load_tensors(checkpoint, TensorKind.BUFFERS))
         self._model: Any = model.eval().to(self._device)
 
     @torch.inference_mode()

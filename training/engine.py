@@ -1,5 +1,6 @@
 """Wraps a model in DeepSpeed: optimizer, ZeRO, precision, accumulation of gradients over micro-batches."""
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from training.batch_norm import average_statistics, synchronize_batch_norm
 from training.config import Precision, TrainConfig
+from training.deepspeed_settings import merged, settled_settings, user_settings
 from training.logit_scalars import LogitScalars
 from training.master_weights import MasterWeights
 from training.parameter_groups import parameter_groups
@@ -54,6 +56,8 @@ class Engine:
         self._stage = config.zero_stage
         # Of the last step's averaged gradients before clipping, over both towers; None where nobody knows it.
         self.gradient_norm: float | None = None
+        # Whether the last step changed the weights: one whose gradient is not finite does not.
+        self.is_applied = True
         weights = {name: value.detach().float().clone() for name, value in model.named_parameters()}
         self._clip_norm = config.grad_clip_norm
         self._is_bf16 = config.precision is Precision.BF16
@@ -97,14 +101,31 @@ class Engine:
         for group in self._deepspeed.optimizer.param_groups:
             group["lr"] = learning_rate * group["lr_scale"]
         plain_norm = self._plain_norm() if is_last else None
+        if plain_norm is not None and not math.isfinite(plain_norm):
+            # At the other stages DeepSpeed leaves the optimizer's step out by itself.
+            for parameter in self.module.parameters():
+                parameter.grad = None
         self._deepspeed.step()
         if is_last:
             norm = self._deepspeed.get_global_grad_norm() if plain_norm is None else plain_norm
             self.gradient_norm = None if norm is None else float(norm)
+            if self.gradient_norm is not None and not math.isfinite(self.gradient_norm):
+                self.skip_step()
+                return
+            self.is_applied = True
             self.scalars.step(learning_rate, self._clip_factor())
             average_statistics(self.module)
             if self._average is not None:
                 self._average.update()
+
+    def skip_step(self) -> None:
+        """Leaves the step under way out: it changes nothing. Every rank calls it."""
+        self.is_applied = False
+        self.scalars.forget_gradients()
+
+    def sizes(self) -> dict[str, int]:
+        """Elements of each tensor that `gather` gives."""
+        return self._masters.sizes() | self.scalars.sizes()
 
     def gather(self) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
         """Name, whole fp32 master and whole moments of each parameter; every rank goes through all of them.
@@ -168,14 +189,10 @@ def reduce_bucket_elements(trained: int) -> int:
 
 def _deepspeed_config(config: TrainConfig, ranks: int, micro_batches: int, trained: int) -> dict[str, Any]:
     # DeepSpeed checks its batch sizes against each other and uses them for nothing else: the loss weighs the rows.
-    return {
+    ours = settled_settings(config) | {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": micro_batches,
         "train_batch_size": ranks * micro_batches,
-        "zero_optimization": {"stage": config.zero_stage, "reduce_bucket_size": reduce_bucket_elements(trained)},
-        "bf16": {"enabled": config.precision is Precision.BF16 and config.zero_stage > 0},
-        "gradient_clipping": config.grad_clip_norm or 0.0,
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": 1 << 30,
     }
+    ours["zero_optimization"] = {"reduce_bucket_size": reduce_bucket_elements(trained), **ours["zero_optimization"]}
+    return merged(ours, user_settings(config))

@@ -3,7 +3,7 @@
 from infra.errors import ConfigError
 from infra.progress import Progress
 from infra.storage import Storage
-from training.config import DataSource, EvaluateConfig
+from training.config import DataSource, EvaluateConfig, RetrievalConfig, TrainConfig
 from training.records import Evaluation, RetrievalExample, Score, write_evaluation
 from training.selection import select
 
@@ -19,7 +19,7 @@ def evaluate(
 
     from infra.remote_errors import unwrapped
 
-    parts = _parts(config, held_out)
+    parts = parts_to_score(config, held_out)
     total = sum(len(select(source)) for source in parts.values())
     progress.begin("evaluate", total=total, unit="samples")
     resources = ray.cluster_resources()
@@ -36,8 +36,13 @@ def evaluate(
     return evaluation
 
 
-def _parts(config: EvaluateConfig, held_out: DataSource | None) -> dict[str, DataSource]:
-    """The samples of each kind of score that the config names."""
+def validation_of(config: TrainConfig) -> tuple[EvaluateConfig, DataSource | None]:
+    """What a validation during the training scores, and the samples that training keeps for it."""
+    return config.validation or EvaluateConfig(retrieval=RetrievalConfig()), config.held_out_source()
+
+
+def parts_to_score(config: EvaluateConfig, held_out: DataSource | None) -> dict[str, DataSource]:
+    """The samples of each kind of score that the config names. Raises ConfigError."""
     parts: dict[str, DataSource] = {}
     for name in ("retrieval", "zero_shot"):
         section = getattr(config, name)

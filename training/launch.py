@@ -1,11 +1,13 @@
 """Starts the training on a Ray cluster with Ray Train, shows its progress and brings its errors back."""
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from typing import Any
 
 from datapipe.dataset import Dataset
 from infra.cluster import Cluster
@@ -14,13 +16,22 @@ from infra.progress import Progress
 from infra.remote_errors import unwrapped
 from infra.repeat import Repeating
 from infra.storage import Storage
-from training.checkpoint import newest_intact_checkpoint, read_state
+from training.board import start_board
+from training.checkpoint import newest_checkpoint, read_state
 from training.config import TrainConfig
+from training.deepspeed_settings import with_settings_inside
+from training.evaluate import parts_to_score, validation_of
 from training.model_names import check_model_name
-from training.records import CERTIFICATE_FILE, METRICS_FILE, PLAN_FILE, StepMetrics, parse_metrics, read_metrics
+from training.records import PLAN_FILE, read_metrics
+from training.trackers import check_trackers, open_trackers
+from training.watch import TrainingWatch
 
 RAY_TRAIN_FOLDER = "ray"
 WATCH_EVERY_S = 0.5
+STOP_PATIENCE_S = 120.0  # for a checkpoint after SIGTERM
+# A rank that waits for one that is loading is not hung.
+GROUP_TIMEOUT_FACTOR = 4
+HEALTH_TIMEOUT_VARIABLE = "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"
 # Read by libraries in the worker when they are imported.
 WORKER_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1"}
 
@@ -37,20 +48,25 @@ class TrainResult:
 def check_training(config: TrainConfig, *, dataset_is_ready: bool) -> None:
     """Finds what a user can have got wrong, before anything is started. Raises UserError."""
     check_model_name(config.model)
-    if config.global_batch_size < config.workers:
+    check_trackers(config)
+    with_settings_inside(config)
+    if config.global_batch_size < config.max_workers:
         raise ConfigError(
-            f"train.global_batch_size: got {config.global_batch_size} for {config.workers} workers.",
+            f"train.global_batch_size: got {config.global_batch_size} for {config.max_workers} workers.",
             "Each worker takes at least one pair of every batch.",
             "Raise train.global_batch_size or lower train.workers.",
         )
     _require_whole_micro_batches(config)
+    if config.validate_every is not None:
+        parts_to_score(*validation_of(config))
     if dataset_is_ready:
-        Dataset.open(config.training_source().path)
+        for source in config.training_sources():
+            Dataset.open(source.path)
 
 
 def _require_whole_micro_batches(config: TrainConfig) -> None:
     """Micro-batches of one size on every worker: the statistics of one with few rows would be noise."""
-    if config.micro_batch_size is None:
+    if config.micro_batch_size is None or not isinstance(config.workers, int):
         return
     together = config.workers * config.micro_batch_size
     batch = config.global_batch_size
@@ -72,14 +88,14 @@ def train(config: TrainConfig, run: Storage, progress: Progress, cluster: Cluste
     """
     from training.model import Tokenizer
     from training.plan import plan_training, worker_memory
-    from training.selection import select
+    from training.samples import select_training
 
     # Fails here, and not in every worker, when it can't be had.
     Tokenizer(config.model)
-    selection = select(config.training_source())
-    plan = plan_training(config, len(selection), worker_memory(config))
+    _, order = select_training(config)
+    plan = plan_training(config, order.places, worker_memory(config))
     assert plan.steps is not None
-    done = _steps_done(run, progress)
+    done = _steps_done(run)
     progress.begin("train", total=plan.steps, unit="steps", done=done)
     if done < plan.steps:
         run.write_bytes(PLAN_FILE, json.dumps(plan.facts(), indent=1).encode())
@@ -88,8 +104,14 @@ def train(config: TrainConfig, run: Storage, progress: Progress, cluster: Cluste
         use_gpu = _use_gpu(config, cluster)
         _require_room(config, cluster, use_gpu)
         progress.set_detail("starting the workers")
-        with Repeating(_MetricsWatch(run, progress).look, every_s=WATCH_EVERY_S, name="train-progress"):
-            _fit(config, run, cluster, use_gpu=use_gpu)
+        board = start_board()
+        with open_trackers(config, run) as trackers:
+            watch = TrainingWatch(board, run, progress, trackers)
+            with Repeating(watch.look, every_s=WATCH_EVERY_S, name="train-progress"):
+                _fit(config, run, cluster, board, use_gpu=use_gpu)
+            watch.look()
+        if watch.failure is not None:
+            raise watch.failure
     result = _result(run)
     progress.update(result.steps)
     last = "" if result.loss is None else f", loss {result.loss:.4f}"
@@ -97,23 +119,26 @@ def train(config: TrainConfig, run: Storage, progress: Progress, cluster: Cluste
     return result
 
 
-def _fit(config: TrainConfig, run: Storage, cluster: Cluster, *, use_gpu: bool) -> None:
+def _fit(config: TrainConfig, run: Storage, cluster: Cluster, board: Any, *, use_gpu: bool) -> None:
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from training.loop import run_worker
+    from training.ray_callbacks import CatchSigterm
+    from training.worker import run_worker, settings_for
 
-    cpus = max(1, cluster.cpus // config.workers)
+    cpus = max(1, cluster.cpus // config.max_workers)
+    threads = config.threads_per_worker or cpus
+    # Ray Train's controller takes it from the driver's environment.
+    os.environ[HEALTH_TIMEOUT_VARIABLE] = str(config.hang_timeout_s)
     trainer = TorchTrainer(
         run_worker,
-        train_loop_config={
-            "train": config.model_dump_json(),
-            "run": run.url,
-            "use_gpu": use_gpu,
-            "threads": config.threads_per_worker or cpus,
-        },
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        train_loop_config=settings_for(
+            with_settings_inside(config), run, use_gpu=use_gpu, threads=threads, board=board
+        ),
+        torch_config=TorchConfig(
+            backend="nccl" if use_gpu else "gloo", timeout_s=round(GROUP_TIMEOUT_FACTOR * config.hang_timeout_s)
+        ),
         scaling_config=ScalingConfig(
             num_workers=config.workers,
             use_gpu=use_gpu,
@@ -122,13 +147,14 @@ def _fit(config: TrainConfig, run: Storage, cluster: Cluster, *, use_gpu: bool) 
         run_config=RunConfig(
             # A name of its own for each start: what to resume from is read from our checkpoints alone.
             name=f"start-{time.time_ns()}",
-            storage_path=str(run.local_path(RAY_TRAIN_FOLDER)),
+            storage_path=run.at(RAY_TRAIN_FOLDER).url,
             failure_config=FailureConfig(max_failures=config.max_restarts),
             worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
+            callbacks=[CatchSigterm()],
         ),
     )
     try:
-        _fit_in_a_thread(trainer.fit)
+        _fit_in_a_thread(trainer.fit, lambda: ray.get(board.stop.remote()))
     except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
         raise unwrapped(error) or StageFailed(
             f"The training stopped: {_last_line(error)}",
@@ -137,10 +163,11 @@ def _fit(config: TrainConfig, run: Storage, cluster: Cluster, *, use_gpu: bool) 
         ) from error
 
 
-def _fit_in_a_thread(fit: Callable[[], object]) -> None:
-    """Keeps the main thread free for Ctrl-C, which Ray Train would take for itself and end as a failure.
+def _fit_in_a_thread(fit: Callable[[], object], stop: Callable[[], object]) -> None:
+    """Keeps the main thread free for signals, which Ray Train would take for itself and end as a failure.
 
-    After Ctrl-C the thread is left behind: it ends with the cluster.
+    SIGTERM, as before a preemption, lets the training take a checkpoint first. After Ctrl-C the thread is left behind:
+    it ends with the cluster.
     """
     result: Future[object] = Future()
 
@@ -151,35 +178,38 @@ def _fit_in_a_thread(fit: Callable[[], object]) -> None:
             result.set_exception(error)
 
     threading.Thread(target=run, name="train", daemon=True).start()
-    while not result.done():
-        wait([result], timeout=WATCH_EVERY_S)
+    try:
+        while not result.done():
+            wait([result], timeout=WATCH_EVERY_S)
+    except SystemExit:
+        stop()
+        wait([result], timeout=STOP_PATIENCE_S)
+        raise
     result.result()
 
 
 def _use_gpu(config: TrainConfig, cluster: Cluster) -> bool:
-    return cluster.gpus >= config.workers if config.use_gpu is None else config.use_gpu
+    return cluster.gpus >= config.max_workers if config.use_gpu is None else config.use_gpu
 
 
 def _require_room(config: TrainConfig, cluster: Cluster, use_gpu: bool) -> None:
     """Ray would wait for ever for workers that don't fit."""
     kind, has = ("GPUs", cluster.gpus) if use_gpu else ("CPU cores", cluster.cpus)
-    if config.workers > has:
+    if config.min_workers > has:
         raise ConfigError(
-            f"train.workers: got {config.workers}; the cluster has {has} {kind}.",
+            f"train.workers: got {config.min_workers}; the cluster has {has} {kind}.",
             "Each worker takes one.",
             "Lower train.workers or join a larger cluster with --address.",
         )
 
 
-def _steps_done(run: Storage, progress: Progress) -> int:
-    path, problems = newest_intact_checkpoint(run)
-    for problem in problems:
-        progress.note(f"train  {problem}")
+def _steps_done(run: Storage) -> int:
+    path = newest_checkpoint(run)
     return read_state(run.at(path)).step if path else 0
 
 
 def _result(run: Storage) -> TrainResult:
-    path, _ = newest_intact_checkpoint(run)
+    path = newest_checkpoint(run)
     if path is None:
         raise StageFailed("The training ended without a checkpoint.", "", "Read the workers' logs.")
     metrics = read_metrics(run)
@@ -189,35 +219,3 @@ def _result(run: Storage) -> TrainResult:
 def _last_line(error: Exception) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__
-
-
-class _MetricsWatch:
-    """Shows what the run's metrics file has got since the last look."""
-
-    def __init__(self, run: Storage, progress: Progress) -> None:
-        self._run = run
-        self._progress = progress
-        self._attempt: int | None = None
-        self._size = run.size_bytes(METRICS_FILE) or 0
-
-    def look(self) -> None:
-        """Reads on to the last whole line; what follows it is read at the next look."""
-        size = self._run.size_bytes(METRICS_FILE) or 0
-        if size == self._size:
-            return
-        added = self._run.read_range(METRICS_FILE, self._size, size - self._size)
-        whole = added[: added.rfind(b"\n") + 1]
-        self._size += len(whole)
-        for metrics in parse_metrics(whole):
-            self._show(metrics)
-
-    def _show(self, last: StepMetrics) -> None:
-        if last.attempt != self._attempt:
-            if self._attempt is None:
-                self._progress.note(f"train  {json.loads(self._run.read_bytes(CERTIFICATE_FILE))['text']}")
-            else:
-                self._progress.note(f"train  a worker died; resumed at step {last.step:,} from the last checkpoint")
-            self._attempt = last.attempt
-            self._progress.restart_rate(last.step)
-        detail = f"loss {last.loss:.3f} · scale {last.logit_scale:.1f} · {last.samples_per_s:,.0f} pairs/s"
-        self._progress.update(last.step, detail)

@@ -65,6 +65,14 @@ class LogitScalars:
         self._optimizer.zero_grad()
         self._values[SCALE_NAME].data.clamp_(0.0, MAX_LOG_SCALE)
 
+    def forget_gradients(self) -> None:
+        """Leaves out the step under way."""
+        self._optimizer.zero_grad()
+
+    def sizes(self) -> dict[str, int]:
+        """Elements of each, by name."""
+        return {name: value.numel() for name, value in self._values.items()}
+
     def gather(self) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
         """Name, value and moments of each."""
         for name, value in self._values.items():

@@ -1,88 +1,308 @@
 """The training itself, as each worker runs it: from the newest checkpoint to the last step."""
 
 import json
-import logging
-import os
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, TextIO
+from secrets import token_hex
+from typing import Any
 
-import ray.train
 import torch
-from ray.train import Checkpoint
+import torch.distributed as dist
 
-from infra.errors import CorruptData
+from infra.append_log import AppendLog
+from infra.errors import StageFailed
 from infra.storage import Storage
+from training.agreement import StepFacts, gather_facts, total_digest
+from training.bad_steps import BadStepJudge, BadStepRule
+from training.board import Heartbeat
+from training.cadence import Cadence, CadenceClock
 from training.certificate import certify_loss
-from training.checkpoint import (
-    CheckpointState,
-    load_average,
-    load_buffers,
-    load_moments,
-    load_parameters,
-    newest_intact_checkpoint,
-    prune_checkpoints,
-    read_state,
-    save_checkpoint,
-    sweep_uncommitted,
-)
+from training.checkpoint import CheckpointState
+from training.checkpoint_keep import KeepRule, sweep_uncommitted
+from training.checkpoint_part import PartName, take_part
+from training.checkpoint_writer import CheckpointWriter, WriterSettings
+from training.communication import communication_ns
 from training.config import TrainConfig
-from training.engine import Engine, initialize_deepspeed
-from training.loader import TrainingLoader
-from training.model import model_to_train, model_traits
-from training.order import SampleOrder
+from training.engine import Engine
+from training.ledger import NANOSECONDS, Activity, Ledger, RankTimes, add_facts, what_to_mend
+from training.loader import Batch, Replacement, TrainingLoader
+from training.mixture import Mixture
+from training.model import ModelTraits, model_traits
 from training.plan import Length, length_of
-from training.records import CERTIFICATE_FILE, METRICS_FILE, StepMetrics
+from training.preemption import is_preempted
+from training.profile import StepProfiler
+from training.records import (
+    CERTIFICATE_FILE,
+    LEDGER_FILE,
+    METRICS_FILE,
+    REPLACEMENTS_FILE,
+    StepMetrics,
+    metrics_line,
+)
+from training.samples import Samples, select_training
 from training.schedule import Schedule, learning_rate
-from training.selection import select
-from training.step import StepPlace, micro_batch_count, split_micro_batches, train_step
+from training.start import start_or_resume
+from training.step import StepPlace, StepResult, micro_batch_count, split_micro_batches, train_step
+from training.validate import Validator
 
 ATTEMPTS_FOLDER = "attempts"
-POINTER_FILE = "pointer.json"
 LOADER_THREADS = 2  # at least: reading waits for the disk
-log = logging.getLogger(__name__)
+SECONDS = 60.0
+
+
+class Preempted(StageFailed):
+    """A worker was asked to go; the training was saved and goes on with another one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """This process's place in the training."""
+    """This process's place in the training. board: the actor that ranks report to, or None."""
 
     rank: int
     ranks: int
     use_gpu: bool
-
-
-def run_worker(settings: dict[str, Any]) -> None:
-    """Ray Train's entry on each worker. settings: `train` (the config as JSON), `run` (URL), `use_gpu`, `threads`."""
-    config = TrainConfig.model_validate_json(settings["train"])
-    context = ray.train.get_context()
-    worker = Worker(context.get_world_rank(), context.get_world_size(), settings["use_gpu"])
-    torch.set_num_threads(settings["threads"])
-    initialize_deepspeed(worker.use_gpu)
-    train_worker(config, Storage(settings["run"]), worker)
+    board: Any = None
 
 
 def train_worker(config: TrainConfig, run: Storage, worker: Worker) -> None:
-    """Trains on this rank's part of every global batch. The process group is initialised."""
-    selection = select(config.training_source())
-    plan = length_of(config, len(selection))
+    """Trains on this rank's part of every global batch. The process group is initialised.
+
+    Raises TrainingStopped and Preempted on all ranks at once.
+    """
     if worker.rank == 0:
         sweep_uncommitted(run)
-    first, engine = _start_or_resume(config, plan, run, worker)
-    _certify(config, engine, run, worker)
-    attempt = _record_attempt(run, worker, first)
-    traits = model_traits(config.model)
-    schedule = Schedule(
-        config.schedule, config.lr, plan.steps, plan.warmup, config.cooldown_steps, config.rsqrt_timescale
-    )
-    loader = TrainingLoader(
-        selection,
-        SampleOrder(len(selection), config.seed),
-        traits,
+    samples, order = select_training(config)
+    plan = length_of(config, order.places)
+    attempt, token = _begin_attempt(run, worker)
+    with Heartbeat(worker.board, attempt, worker.rank) as heartbeat:
+        state, engine = start_or_resume(config, plan, run, heartbeat.note)
+        _certify(config, engine, run, worker)
+        first = state.step if state else 0
+        _record_attempt(run, worker, attempt, first)
+        with _logs(run, worker) as logs, _loader(config, samples, order, worker) as loader:
+            training = _Training(config, run, worker, plan, engine, heartbeat, logs, (attempt, token), state)
+            training.run(loader, first)
+
+
+class _Logs:
+    """Rank 0's metrics and replaced pictures; nothing on other ranks."""
+
+    def __init__(self, metrics: AppendLog | None, replacements: AppendLog | None) -> None:
+        self.metrics, self.replacements = metrics, replacements
+
+    def flush(self) -> None:
+        """Makes durable what a checkpoint is going to vouch for."""
+        for log in (self.metrics, self.replacements):
+            if log is not None:
+                log.flush()
+
+
+class _Training:
+    """The steps of one attempt on one rank."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: Storage,
+        worker: Worker,
+        plan: Length,
+        engine: Engine,
+        heartbeat: Heartbeat,
+        logs: _Logs,
+        attempt: tuple[int, str],
+        state: CheckpointState | None,
+    ) -> None:
+        self._config, self._run, self._worker, self._plan = config, run, worker, plan
+        self._engine, self._heartbeat, self._logs = engine, heartbeat, logs
+        self._attempt, token = attempt
+        keep = KeepRule(config.keep_checkpoints, config.keep_checkpoint_every)
+        self._writer = CheckpointWriter(
+            run,
+            PartName(token, worker.rank, worker.ranks),
+            WriterSettings(keep, config.checkpoint_patience_minutes * SECONDS),
+            say=heartbeat.note,
+            before_commit=self._make_durable,
+        )
+        self._traits: ModelTraits = model_traits(config.model)
+        self._schedule = Schedule(
+            config.schedule, config.lr, plan.steps, plan.warmup, config.cooldown_steps, config.rsqrt_timescale
+        )
+        cadence = Cadence(config.checkpoint_every, config.checkpoint_every_samples, config.checkpoint_every_minutes)
+        self._clock = CadenceClock(cadence, config.global_batch_size, state.step if state else 0)
+        rule = BadStepRule(config.on_bad_step, config.divergence_factor, config.max_bad_steps)
+        self._judge = BadStepJudge(rule, state.losses if state else ())
+        self._skipped = state.skipped if state else 0
+        self._ledger = Ledger()
+        self._times: list[RankTimes] | None = None
+        self._validator = Validator(config, run, worker.rank, engine, self._traits, heartbeat.note)
+        self._must_save = False
+
+    def run(self, loader: TrainingLoader, first: int) -> None:
+        """Trains from step `first` to the last one, or until it is asked to stop."""
+        batches = loader.batches(first, self._plan.steps)
+        with StepProfiler(self._config.profile_steps, self._run, self._worker.rank) as profiler:
+            for step in range(first, self._plan.steps):
+                began = time.monotonic()
+                self._heartbeat.at(step + 1, "waiting for data")
+                with self._ledger.time(Activity.WAIT):
+                    batch = next(batches)
+                self._heartbeat.at(step + 1, "computing")
+                with profiler.step(step + 1):
+                    done, rate = self._step(step, batch)
+                self._heartbeat.at(step + 1, "agreeing with the other ranks")
+                facts = self._agree(step, batch)
+                self._record(step, done, rate, batch, facts, time.monotonic() - began)
+                if self._finish_step(step + 1, facts):
+                    return
+        self._writer.finish()
+
+    def _step(self, step: int, batch: Batch) -> tuple[StepResult, float]:
+        rate = learning_rate(step, self._schedule)
+        communicated = communication_ns()
+        with self._ledger.time(Activity.TRANSFER):
+            images = batch.images.to(self._engine.device, non_blocking=True)
+            tokens = batch.tokens.to(self._engine.device, non_blocking=True)
+        transferred = time.perf_counter_ns()
+        done = train_step(
+            self._engine,
+            self._config.loss,
+            self._traits,
+            split_micro_batches(images, tokens, _micro_batches(self._config, self._worker)),
+            rate,
+            StepPlace(self._config.seed, step, self._worker.rank),
+            self._judge,
+        )
+        self._skipped += not done.is_applied
+        # What other threads communicate is nothing: only this one does.
+        communicated = communication_ns() - communicated
+        self._ledger.add(Activity.COMMUNICATION, communicated)
+        self._ledger.add(Activity.COMPUTE, time.perf_counter_ns() - transferred - communicated)
+        return done, rate
+
+    def _agree(self, step: int, batch: Batch) -> list[StepFacts]:
+        spent = self._ledger.take()
+        is_preempted_here = is_preempted()
+        return gather_facts(
+            StepFacts(
+                must_stop=int(self._heartbeat.must_stop or is_preempted_here),
+                is_preempted=int(is_preempted_here),
+                is_saving=int(self._writer.is_busy),
+                is_time_to_save=int(self._worker.rank == 0 and self._clock.is_time()),
+                digest=batch.digest & ((1 << 63) - 1),
+                replaced=sum(len(replacement.broken) for replacement in batch.replacements),
+                **{activity.value: spent[activity] for activity in Activity},
+                read=round(batch.read_s * NANOSECONDS),
+                decode=round(batch.decode_s * NANOSECONDS),
+            ),
+            self._engine.device,
+        )
+
+    def _record(
+        self, step: int, done: StepResult, rate: float, batch: Batch, facts: list[StepFacts], seconds: float
+    ) -> None:
+        replaced = sum(fact.replaced for fact in facts)
+        replacements = self._gather_replacements(batch) if replaced else []
+        self._times = add_facts(self._times, facts)
+        if self._logs.metrics is None or self._logs.replacements is None:
+            return
+        for replacement in replacements:
+            self._logs.replacements.write(json.dumps({"step": step + 1, **asdict(replacement)}, ensure_ascii=False))
+        metrics = StepMetrics(
+            step=step + 1,
+            loss=done.loss,
+            logit_scale=done.logit_scale,
+            lr=rate,
+            samples_per_s=self._config.global_batch_size / seconds,
+            epoch=(step + 1) * self._config.global_batch_size / self._plan.samples,
+            attempt=self._attempt,
+            time=time.time(),
+            ranks=self._worker.ranks,
+            digest=f"{total_digest(facts):016x}",
+            replaced=replaced,
+            gradient_norm=done.gradient_norm,
+            is_skipped=not done.is_applied,
+            seconds={
+                activity.value: max(getattr(fact, activity.value) for fact in facts) / NANOSECONDS
+                for activity in Activity
+            },
+        )
+        line = metrics_line(metrics)
+        self._logs.metrics.write(line)
+        self._heartbeat.line(line)
+
+    def _gather_replacements(self, batch: Batch) -> list[Replacement]:
+        if self._worker.ranks == 1:
+            return list(batch.replacements)
+        gathered: list[tuple[Replacement, ...]] = [()] * self._worker.ranks
+        dist.all_gather_object(gathered, batch.replacements)
+        return [replacement for part in gathered for replacement in part]
+
+    def _finish_step(self, step: int, facts: list[StepFacts]) -> bool:
+        """Validates and saves where that is due; whether the training ends here. Every rank decides alike."""
+        with self._ledger.time(Activity.VALIDATION):
+            is_best = self._validator.is_due(step) and self._validate(step)
+        must_stop = any(fact.must_stop for fact in facts)
+        is_last = step == self._plan.steps
+        self._must_save |= is_best or self._clock.is_step(step) or any(fact.is_time_to_save for fact in facts)
+        if must_stop or is_last or is_best:
+            # This very state is wanted: another one that is still being written is waited for.
+            self._wait_for_writer()
+            self._save(step)
+        elif self._must_save and not any(fact.is_saving for fact in facts):
+            self._save(step)
+        if must_stop and not is_last:
+            self._writer.finish()
+            if any(fact.is_preempted for fact in facts):
+                ranks = ", ".join(str(rank) for rank, fact in enumerate(facts) if fact.is_preempted)
+                raise Preempted(f"Rank {ranks} was asked to go; the training was saved after step {step:,}.", "", "")
+            return True
+        return False
+
+    def _validate(self, step: int) -> bool:
+        self._heartbeat.at(step, "validating")
+        return self._validator.validate(step)
+
+    def _wait_for_writer(self) -> None:
+        self._heartbeat.at(self._clock.saved, "waiting for the checkpoint before")
+        with self._ledger.time(Activity.CHECKPOINT):
+            self._writer.wait()
+
+    def _save(self, step: int) -> None:
+        self._heartbeat.at(step, "taking a checkpoint")
+        with self._ledger.time(Activity.CHECKPOINT):
+            part = take_part(self._engine, self._worker.rank, self._worker.ranks)
+        config = self._config
+        state = CheckpointState(
+            step=step,
+            model=config.model,
+            loss=config.loss.value,
+            batch_size=config.global_batch_size,
+            samples=self._plan.samples,
+            seed=config.seed,
+            settings=config.model_dump(mode="json", exclude_none=True),
+            skipped=self._skipped,
+            losses=self._judge.losses,
+        )
+        self._writer.begin(state, part)
+        self._clock.saved_at(step)
+        self._must_save = False
+
+    def _make_durable(self) -> None:
+        """Writes down what a checkpoint that is about to be committed vouches for; runs in the writer's thread."""
+        self._logs.flush()
+        if self._times is not None:
+            ranks = [asdict(times) for times in self._times]
+            facts = {"attempt": self._attempt, "advice": what_to_mend(self._times), "ranks": ranks}
+            self._run.write_bytes(LEDGER_FILE, json.dumps(facts, indent=1).encode())
+
+
+def _loader(config: TrainConfig, samples: Samples, order: Mixture, worker: Worker) -> TrainingLoader:
+    return TrainingLoader(
+        samples,
+        order,
+        model_traits(config.model),
         batch_size=config.global_batch_size,
         rank=worker.rank,
         ranks=worker.ranks,
@@ -90,68 +310,6 @@ def train_worker(config: TrainConfig, run: Storage, worker: Worker) -> None:
         exclude=frozenset(config.exclude),
         threads=max(LOADER_THREADS, torch.get_num_threads()),
     )
-    with loader, _metrics_writer(run, worker) as metrics:
-        started = time.monotonic()
-        for step, batch in enumerate(loader.batches(first, plan.steps), first):
-            rate = learning_rate(step, schedule)
-            done = train_step(
-                engine,
-                config.loss,
-                traits,
-                split_micro_batches(batch.images, batch.tokens, _micro_batches(config, worker)),
-                rate,
-                StepPlace(config.seed, step, worker.rank),
-            )
-            ended = time.monotonic()
-            if metrics is not None:
-                epoch = (step + 1) * config.global_batch_size / plan.samples
-                speed = config.global_batch_size / (ended - started)
-                record = StepMetrics(
-                    step=step + 1,
-                    loss=done.loss,
-                    logit_scale=done.logit_scale,
-                    lr=rate,
-                    samples_per_s=speed,
-                    epoch=epoch,
-                    attempt=attempt,
-                    time=time.time(),
-                    replaced=batch.replaced,
-                    gradient_norm=done.gradient_norm,
-                )
-                metrics.write(json.dumps(asdict(record)) + "\n")
-            started = ended
-            if (step + 1) % config.checkpoint_every == 0 or step + 1 == plan.steps:
-                _save(engine, config, plan, run, worker, step + 1, done.loss)
-                started = time.monotonic()
-
-
-def _start_or_resume(config: TrainConfig, plan: Length, run: Storage, worker: Worker) -> tuple[int, Engine]:
-    """The engine as it is after the steps that are done, and their number."""
-    path, problems = newest_intact_checkpoint(run)
-    for problem in problems:
-        log.warning(problem)
-    model = model_to_train(config, resumes=path is not None)
-    micro_batches = _micro_batches(config, worker)
-    if path is None:
-        return 0, Engine(model, config, ranks=worker.ranks, micro_batches=micro_batches)
-    checkpoint = run.at(path)
-    state = read_state(checkpoint)
-    found = (state.model, state.loss, state.batch_size, state.samples)
-    if found != (config.model, config.loss.value, config.global_batch_size, plan.samples):
-        raise CorruptData(
-            f"{checkpoint.url} is of {state.model} with the loss {state.loss}, {state.samples:,} samples in batches of "
-            f"{state.batch_size:,}.",
-            f"This training is of {config.model} with the loss {config.loss.value}, {plan.samples:,} samples in "
-            f"batches of {config.global_batch_size:,}.",
-            "Train under another name, or restore the dataset that the training began with.",
-        )
-    parameters = load_parameters(checkpoint)
-    model.load_state_dict(parameters | load_buffers(checkpoint), strict=False)
-    engine = Engine(model, config, ranks=worker.ranks, micro_batches=micro_batches)
-    if config.ema_decay is not None:
-        engine.restore_average(load_average(checkpoint) or parameters, state.step)
-    engine.restore(parameters, load_moments(checkpoint), state.step)
-    return state.step, engine
 
 
 def _micro_batches(config: TrainConfig, worker: Worker) -> int:
@@ -165,72 +323,30 @@ def _certify(config: TrainConfig, engine: Engine, run: Storage, worker: Worker) 
         run.write_bytes(CERTIFICATE_FILE, json.dumps({**asdict(certificate), "text": str(certificate)}).encode())
 
 
-def _save(
-    engine: Engine, config: TrainConfig, plan: Length, run: Storage, worker: Worker, step: int, loss: float
-) -> None:
-    """All ranks gather the state, rank 0 commits it, and Ray Train is told where it lies."""
-    parameters, moments = {}, {}
-    for name, master, both in engine.gather():
-        # Gathered one by one: no rank but the first keeps more than one whole parameter.
-        if worker.rank == 0:
-            parameters[name] = master.cpu().clone()
-            moments[name] = {key: tensor.cpu().clone() for key, tensor in both.items()}
-    average = {}
-    for name, weight in engine.gather_average():
-        if worker.rank == 0:
-            average[name] = weight.cpu().clone()
-    path = None
+def _begin_attempt(run: Storage, worker: Worker) -> tuple[int, str]:
+    """Numbers this start of the worker group, from 1, and gives it a name that no other has; the same on all ranks."""
+    shared: list[Any] = [None]
     if worker.rank == 0:
-        state = CheckpointState(
-            step,
-            config.model,
-            config.loss.value,
-            config.global_batch_size,
-            plan.samples,
-            config.seed,
-            _settings(config),
-        )
-        buffers = {name: buffer.cpu().clone() for name, buffer in engine.buffers().items()}
-        path = save_checkpoint(run, state, parameters, moments, buffers, average)
-        prune_checkpoints(run, config.keep_checkpoints)
-    _report(run, path, {"step": step, "loss": loss})
+        attempt = len(run.list_files(ATTEMPTS_FOLDER)) + 1
+        shared = [(attempt, f"{attempt:04d}{token_hex(3)}")]
+    if worker.ranks > 1:
+        device = torch.device("cuda", torch.cuda.current_device()) if worker.use_gpu else None
+        dist.broadcast_object_list(shared, src=0, device=device)
+    attempt, token = shared[0]
+    return attempt, token
 
 
-def _report(run: Storage, path: str | None, metrics: dict[str, float]) -> None:
-    """Tells Ray Train of the checkpoint, by a pointer to it: what the run's folder holds is committed by itself."""
-    if path is None:
-        ray.train.report(metrics)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, POINTER_FILE).write_text(json.dumps({"checkpoint": f"{run.url}/{path}"}))
-        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
-
-
-def _settings(config: TrainConfig) -> dict[str, Any]:
-    return config.model_dump(mode="json", exclude_none=True)
-
-
-def _record_attempt(run: Storage, worker: Worker, first: int) -> int:
-    """Numbers this start of the worker group, from 1; rank 0 writes down when it was and where it began."""
-    if worker.rank != 0:
-        return 0
-    attempt = len(run.list_files(ATTEMPTS_FOLDER)) + 1
-    facts = {"attempt": attempt, "started": time.time(), "first_step": first, "workers": worker.ranks}
-    run.write_bytes(f"{ATTEMPTS_FOLDER}/{attempt:04d}.json", json.dumps(facts).encode())
-    return attempt
+def _record_attempt(run: Storage, worker: Worker, attempt: int, first: int) -> None:
+    """Rank 0 writes down when this attempt was and where it began."""
+    if worker.rank == 0:
+        facts = {"attempt": attempt, "started": time.time(), "first_step": first, "workers": worker.ranks}
+        run.write_bytes(f"{ATTEMPTS_FOLDER}/{attempt:04d}.json", json.dumps(facts).encode())
 
 
 @contextmanager
-def _metrics_writer(run: Storage, worker: Worker) -> Iterator[TextIO | None]:
-    """Rank 0's metrics file, a line a step; a line that a kill cut in two is ended first."""
+def _logs(run: Storage, worker: Worker) -> Iterator[_Logs]:
     if worker.rank != 0:
-        yield None
+        yield _Logs(None, None)
         return
-    path = run.local_path(METRICS_FILE)
-    with path.open("a+b") as tail:
-        if tail.seek(0, os.SEEK_END):
-            tail.seek(-1, os.SEEK_END)
-            if tail.read(1) != b"\n":
-                tail.write(b"\n")
-    with path.open("a", buffering=1, encoding="utf-8") as stream:
-        yield stream
+    with AppendLog(run, METRICS_FILE) as metrics, AppendLog(run, REPLACEMENTS_FILE) as replacements:
+        yield _Logs(metrics, replacements)

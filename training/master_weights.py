@@ -31,6 +31,11 @@ class MasterWeights:
         )
         return [tensor.data for tensor in flat]
 
+    def sizes(self) -> dict[str, int]:
+        """Elements of each parameter, by name; at stage 3 their own shape is that of an empty part."""
+        named = self._module.named_parameters()
+        return {name: int(getattr(parameter, "ds_numel", parameter.numel())) for name, parameter in named}
+
     def gather(self) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
         """Name, whole master and whole moments of each parameter; a locked one has no moments."""
         self._link_moments()

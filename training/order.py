@@ -47,11 +47,6 @@ class SampleOrder:
             result[chosen] = self._in_epoch(int(epoch), places[chosen])
         return result
 
-    def batch(self, number: int, size: int, rank: int = 0, ranks: int = 1) -> Integers:
-        """This rank's positions of a global batch, in order; slices differ by one where `ranks` does not divide."""
-        first, after = rank * size // ranks, (rank + 1) * size // ranks
-        return np.arange(number * size + first, number * size + after, dtype=np.int64)
-
     def _in_epoch(self, epoch: int, places: Integers) -> Integers:
         key = _epoch_key(self.seed, epoch)
         window = self.block_samples * self.window_blocks
@@ -69,6 +64,12 @@ class SampleOrder:
         )
         cut = int(_mix(key + np.uint64(3)) % np.uint64(self.samples))
         return (permuted * self.block_samples + within + cut) % self.samples
+
+
+def batch_positions(number: int, size: int, rank: int = 0, ranks: int = 1) -> Integers:
+    """This rank's positions of a global batch, in order; slices differ by one where `ranks` does not divide."""
+    first, after = rank * size // ranks, (rank + 1) * size // ranks
+    return np.arange(number * size + first, number * size + after, dtype=np.int64)
 
 
 def _epoch_key(seed: int, epoch: int) -> _Words:
@@ -105,6 +106,13 @@ def _mix(word: _Words) -> _Words:
         word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return word ^ (word >> np.uint64(31))
+
+
+def digest_of(positions: Integers, samples: Integers) -> int:
+    """A 64-bit number for which sample lies at which position; of two sets of positions, the sum of theirs."""
+    with np.errstate(over="ignore"):
+        words = _mix(_mix(positions.astype(np.uint64)) + samples.astype(np.uint64))
+        return int(words.sum(dtype=np.uint64))
 
 
 def keyed_numbers(seed: int, epochs: Integers, samples: Integers, streams: int) -> npt.NDArray[np.float64]:

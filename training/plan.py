@@ -119,17 +119,17 @@ def plan_training(config: TrainConfig, samples: int | None, worker_memory_bytes:
     """
     size = size_of(config.model)
     locked = _locked_parameters(config)
-    rows = -(-config.global_batch_size // config.workers)
+    rows = -(-config.global_batch_size // config.max_workers)
     # Of these three ways to state a length, epochs alone want the samples.
     length = None if samples is None and config.epochs is not None else length_of(config, samples or 0)
-    memory = plan_memory(config, size.image + size.text - locked, locked, size.embedding_width, config.workers)
+    memory = plan_memory(config, size.image + size.text - locked, locked, size.embedding_width, config.max_workers)
     return TrainingPlan(
         config.model,
         size.image,
         size.text,
         locked,
         size.embedding_width,
-        config.workers,
+        config.max_workers,
         config.global_batch_size,
         rows,
         micro_batch_count(rows, config.micro_batch_size),
@@ -147,9 +147,9 @@ def worker_memory(config: TrainConfig) -> int | None:
     """The memory that one worker has, if it runs on this machine: its GPU's, or its share of the machine's."""
     if config.use_gpu is not False and torch.cuda.is_available():
         return int(torch.cuda.get_device_properties(0).total_memory)
-    if config.use_gpu or config.workers > (psutil.cpu_count() or 1):
+    if config.use_gpu or config.max_workers > (psutil.cpu_count() or 1):
         return None  # they run elsewhere
-    return int(psutil.virtual_memory().total) // config.workers
+    return int(psutil.virtual_memory().total) // config.max_workers
 
 
 def _locked_parameters(config: TrainConfig) -> int:

@@ -1,15 +1,20 @@
 """What training and evaluation leave behind for people and programs to read: metrics, scores, examples."""
 
 import json
+import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from infra.append_log import read_log
 from infra.storage import Storage
 
 METRICS_FILE = "metrics.jsonl"
 CERTIFICATE_FILE = "loss_certificate.json"
 PLAN_FILE = "plan.json"
+LEDGER_FILE = "ledger.json"
+REPLACEMENTS_FILE = "replacements.jsonl"
+VALIDATION_FILE = "validation.jsonl"
 SCORES_FILE = "scores.json"
 EXAMPLES_FILE = "examples.json"
 
@@ -18,8 +23,10 @@ EXAMPLES_FILE = "examples.json"
 class StepMetrics:
     """One optimizer step. `attempt` counts the starts of the worker group, from 1; `time` is Unix seconds.
 
-    `replaced` pictures of rank 0's part could not be decoded, and their neighbours took their place. `gradient_norm` is
-    of both towers before clipping, where DeepSpeed knows it.
+    `digest` proves which samples were used at which positions (see `order.digest_of`; hexadecimal). `replaced` pictures
+    could not be decoded, and their neighbours took their place. `gradient_norm` is of both towers before clipping,
+    where DeepSpeed knows it. A bad step is skipped. `seconds` are those of the slowest rank by activity (see
+    `ledger.Activity`).
     """
 
     step: int
@@ -30,8 +37,20 @@ class StepMetrics:
     epoch: float
     attempt: int
     time: float
+    ranks: int = 1
+    digest: str = ""
     replaced: int = 0
     gradient_norm: float | None = None
+    is_skipped: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """The scores of a validation in the middle of a training."""
+
+    step: int
+    scores: tuple["Score", ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +94,7 @@ class Evaluation:
 
 def read_metrics(run: Storage) -> list[StepMetrics]:
     """The metrics of every step that counts, in order: of a step that was done again, the last doing."""
-    if not run.exists(METRICS_FILE):
-        return []
-    by_step = {metrics.step: metrics for metrics in parse_metrics(run.read_bytes(METRICS_FILE))}
+    by_step = {metrics.step: metrics for metrics in parse_metrics(read_log(run, METRICS_FILE))}
     return [by_step[step] for step in sorted(by_step)]
 
 
@@ -85,7 +102,26 @@ def parse_metrics(lines: bytes) -> Iterator[StepMetrics]:
     """The records of whole lines; a line without its end was cut by a kill, and its step is done again."""
     for line in lines.split(b"\n"):
         if line.endswith(b"}"):
-            yield StepMetrics(**json.loads(line))
+            raw = json.loads(line)
+            yield StepMetrics(**{**raw, "loss": math.nan if raw["loss"] is None else raw["loss"]})
+
+
+def metrics_line(metrics: StepMetrics) -> str:
+    """The record as a line of the metrics file."""
+    raw = asdict(metrics)
+    raw["loss"] = metrics.loss if math.isfinite(metrics.loss) else None  # JSON has no other numbers
+    raw["seconds"] = {name: round(value, 6) for name, value in metrics.seconds.items()}
+    return json.dumps(raw)
+
+
+def read_validations(run: Storage) -> list[Validation]:
+    """The validations of the training, by step; of one that was done again, the last doing."""
+    found = {}
+    for line in read_log(run, VALIDATION_FILE).split(b"\n"):
+        if line.endswith(b"}"):
+            raw = json.loads(line)
+            found[raw["step"]] = Validation(raw["step"], tuple(Score(**score) for score in raw["scores"]))
+    return [found[step] for step in sorted(found)]
 
 
 def write_evaluation(folder: Storage, evaluation: Evaluation, examples: list[RetrievalExample]) -> None:

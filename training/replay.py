@@ -10,12 +10,14 @@ from torch import Tensor
 from infra.errors import ConfigError
 from infra.storage import Storage
 from training.augment import STREAMS
-from training.checkpoint import committed_checkpoints, load_buffers, load_parameters, read_state
+from training.checkpoint import TensorKind, committed_checkpoints, load_tensors, read_state
 from training.config import LossName, TrainConfig
 from training.loader import Batch, TrainingLoader, normalize
+from training.mixture import Mixture
 from training.model import ModelTraits, create_model, model_to_train, model_traits
-from training.order import SampleOrder, keyed_numbers
-from training.selection import Selection, select
+from training.order import batch_positions, keyed_numbers
+from training.sample_reader import captions_in
+from training.samples import Samples, select_training
 
 ENCODED_AT_ONCE = 256
 THREADS = 2
@@ -30,6 +32,7 @@ class ReplayedSample:
 
     position: int
     epoch: int
+    dataset: str
     shard: int
     index: int
     key: str
@@ -58,12 +61,11 @@ def replay_step(config: TrainConfig, run: Storage, step: int) -> Replay:
 
     Raises ConfigError for a step that the training has not.
     """
-    selection = select(config.training_source())
-    order = SampleOrder(len(selection), config.seed)
-    _require_step(config, len(selection), step)
+    samples, order = select_training(config)
+    _require_step(config, order.places, step)
     checkpoint, done, model = _model_before(config, run, step)
     traits = model_traits(config.model)
-    batch = _batch(config, selection, order, traits, step)
+    batch = _batch(config, samples, order, traits, step)
     images, texts, scale, bias = _features(model.eval(), traits, batch)
     losses = losses_of_samples(config.loss, images, texts, scale, bias)
     return Replay(
@@ -71,8 +73,8 @@ def replay_step(config: TrainConfig, run: Storage, step: int) -> Replay:
         checkpoint,
         done,
         float(losses.mean()),
-        batch.replaced,
-        tuple(_samples(config, selection, order, step, losses)),
+        sum(len(replacement.broken) for replacement in batch.replacements),
+        tuple(_replayed(config, samples, order, step, losses)),
     )
 
 
@@ -108,14 +110,16 @@ def _model_before(config: TrainConfig, run: Storage, step: int) -> tuple[str | N
         state = read_state(run.at(path))
         if state.step < step:
             model = create_model(config.model, config.loss, config.seed)
-            model.load_state_dict(load_parameters(run.at(path)) | load_buffers(run.at(path)))
+            kinds = (TensorKind.PARAMETERS, TensorKind.BUFFERS)
+            parameters, buffers = (load_tensors(run.at(path), kind) for kind in kinds)
+            model.load_state_dict(parameters | buffers)
             return path, state.step, model
     return None, 0, model_to_train(config)
 
 
-def _batch(config: TrainConfig, selection: Selection, order: SampleOrder, traits: ModelTraits, step: int) -> Batch:
+def _batch(config: TrainConfig, samples: Samples, order: Mixture, traits: ModelTraits, step: int) -> Batch:
     loader = TrainingLoader(
-        selection,
+        samples,
         order,
         traits,
         batch_size=config.global_batch_size,
@@ -143,24 +147,24 @@ def _features(
     return images, texts, outputs[0][2], outputs[0][3] if len(outputs[0]) > 3 else None
 
 
-def _samples(
-    config: TrainConfig, selection: Selection, order: SampleOrder, step: int, losses: Tensor
-) -> list[ReplayedSample]:
-    positions = order.batch(step - 1, config.global_batch_size)
-    numbers, epochs = order.samples_at(positions), order.epoch_of(positions)
-    chances = keyed_numbers(config.seed, epochs, numbers, STREAMS)
-    shards, indices = selection.locate(numbers)
+def _replayed(config: TrainConfig, samples: Samples, order: Mixture, step: int, losses: Tensor) -> list[ReplayedSample]:
+    positions = batch_positions(step - 1, config.global_batch_size)
+    numbers, epochs = order.draw(positions)
+    chances = keyed_numbers(config.seed, epochs, numbers, STREAMS + 1)
+    sources, shards, indices = samples.locate(numbers)
     texts: dict[int, tuple[str, str]] = {}
-    for shard in np.unique(shards):
-        with selection.dataset.open_shard(int(shard), ["key", "caption"]) as reader:
-            for row in np.flatnonzero(shards == shard):
-                columns = (reader.samples[name][int(indices[row])].as_py() for name in ("key", "caption"))
-                key, caption = columns
-                texts[int(row)] = (str(key), str(caption))
+    for source, shard in sorted(set(zip(sources.tolist(), shards.tolist(), strict=True))):
+        selection = samples.selections[source]
+        with selection.dataset.open_shard(shard, ["key", *selection.captions]) as reader:
+            for row in np.flatnonzero((sources == source) & (shards == shard)):
+                captions = captions_in(reader, selection.captions, int(indices[row]))
+                caption = captions[int(chances[row, STREAMS] * len(captions))]
+                texts[int(row)] = (str(reader.samples["key"][int(indices[row])].as_py()), caption)
     return [
         ReplayedSample(
             int(positions[row]),
             int(epochs[row]),
+            samples.selections[int(sources[row])].dataset.storage.url,
             int(shards[row]),
             int(indices[row]),
             *texts[row],

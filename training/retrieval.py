@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from training.config import RetrievalConfig
-from training.encode import Encoder
+from training.encode import FeatureEncoder
 from training.records import RetrievalExample, SampleRef, Score
 from training.selection import Selection, columns_of
 
@@ -17,7 +17,7 @@ SHOWN = 5
 
 
 def score_retrieval(
-    config: RetrievalConfig, selection: Selection, encoder: Encoder
+    config: RetrievalConfig, selection: Selection, encoder: FeatureEncoder
 ) -> tuple[list[Score], list[RetrievalExample]]:
     """Recall at each k both ways, and some examples for people to look at.
 
@@ -62,9 +62,15 @@ def same_caption(captions: Sequence[str]) -> Tensor:
 def sample_refs(selection: Selection) -> list[SampleRef]:
     """Where each sample of the selection lies, with key and caption."""
     return [
-        SampleRef(shard, index, key, caption)
-        for shard, index, (key, caption) in columns_of(selection, ["key", "caption"])
+        SampleRef(shard, index, key, _first(captions))
+        for shard, index, (key, *captions) in columns_of(selection, ["key", *selection.captions])
     ]
+
+
+def _first(captions: Sequence[str | list[str] | None]) -> str:
+    """The first caption that is not empty, of columns of texts or of lists of texts; a selection has one."""
+    texts = [text for value in captions for text in (value if isinstance(value, list) else [value])]
+    return next(text for text in texts if text)
 
 
 def _examples(similarity: Tensor, refs: Sequence[SampleRef]) -> list[RetrievalExample]:

@@ -1,7 +1,9 @@
 """Finds the samples of a dataset that a config means, and where each of them lies."""
 
+import functools
 import hashlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,6 +16,9 @@ import pyarrow.compute as pc
 from datapipe.dataset import Dataset
 from infra.errors import ConfigError, InputError
 from training.config import DataSource, SamplePart
+from training.view import View, read_view
+
+SHARDS_AT_ONCE = 8  # their tables come from storage that answers slowly
 
 Integers = npt.NDArray[np.int64]
 HASH_RANGE = float(1 << 64)
@@ -23,12 +28,14 @@ HASH_RANGE = float(1 << 64)
 class Selection:
     """Some of a dataset's samples, numbered from 0 in the dataset's order.
 
-    `indices[k]` are the chosen samples of shard `shards[k]`, as indices among its good samples.
+    `indices[k]` are the chosen samples of shard `shards[k]`, as indices among its good samples; `captions` are the
+    columns that their captions lie in.
     """
 
     dataset: Dataset
     shards: tuple[int, ...]
     indices: tuple[Integers, ...]
+    captions: tuple[str, ...] = ("caption",)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if self.shards else 0
@@ -53,12 +60,11 @@ def select(source: DataSource) -> Selection:
     Raises InputError for a place without a dataset, ConfigError for unknown columns and an empty selection.
     """
     dataset = Dataset.open(source.path)
-    shards, indices = [], []
-    for shard, samples in enumerate(dataset.manifest.shard_samples):
-        chosen = _select_in_shard(dataset, shard, source) if samples else np.empty(0, np.int64)
-        if len(chosen):
-            shards.append(shard)
-            indices.append(chosen)
+    view = None if source.view is None else read_view(dataset, source.view)
+    filled = [shard for shard, samples in enumerate(dataset.manifest.shard_samples) if samples]
+    with ThreadPoolExecutor(SHARDS_AT_ONCE) as threads:
+        found = list(threads.map(lambda shard: _select_in_shard(dataset, shard, source, view), filled))
+    shards = [shard for shard, chosen in zip(filled, found, strict=True) if len(chosen)]
     if not shards:
         raise ConfigError(
             f"{dataset.storage.url} has no sample for {source.model_dump(exclude_defaults=True)}.",
@@ -66,7 +72,8 @@ def select(source: DataSource) -> Selection:
             "those with a caption that fulfil the condition are taken.",
             "Correct the condition, or look at the dataset with `diptych inspect`.",
         )
-    return Selection(dataset, tuple(shards), tuple(indices))
+    indices = tuple(chosen for chosen in found if len(chosen))
+    return Selection(dataset, tuple(shards), indices, tuple(source.captions))
 
 
 def columns_of(selection: Selection, names: list[str]) -> Iterator[tuple[int, int, tuple[Any, ...]]]:
@@ -90,31 +97,42 @@ def is_held_out(key: str, share: float) -> bool:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") < share * HASH_RANGE
 
 
-def _select_in_shard(dataset: Dataset, shard: int, source: DataSource) -> Integers:
+def _select_in_shard(dataset: Dataset, shard: int, source: DataSource, view: View | None) -> Integers:
     rows = dataset.read_rows(shard, _needed_columns(dataset, shard, source))
-    good = rows.filter(pc.equal(rows["status"], "success"))
-    chosen = pc.greater(pc.utf8_length(pc.fill_null(good["caption"], "")), 0)
+    is_good = pc.equal(rows["status"], "success")
+    good = rows.filter(is_good)
+    chosen = functools.reduce(pc.or_, [_has_text(good[column]) for column in source.captions])
     for column, value in source.where.items():
         chosen = pc.and_(chosen, pc.fill_null(_equals(good[column], value, column), False))
     mask = chosen.to_numpy(zero_copy_only=False).astype(bool)
     if source.part is not SamplePart.ALL and source.held_out:
         held_out = np.asarray([is_held_out(key, source.held_out) for key in good["key"].to_pylist()], dtype=bool)
         mask &= held_out if source.part is SamplePart.HELD_OUT else ~held_out
-    return np.flatnonzero(mask)
+    if view is None:
+        return np.flatnonzero(mask)
+    times = view.times(shard, len(rows))[is_good.to_numpy(zero_copy_only=False).astype(bool)]
+    return np.repeat(np.arange(len(mask)), np.where(mask, times, 0))
+
+
+def _has_text(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Whether there is a caption; a list has one when its first text is not empty or another one is not."""
+    if not pa.types.is_list(values.type) and not pa.types.is_large_list(values.type):
+        return pc.greater(pc.utf8_length(pc.fill_null(values, "")), 0)
+    return pa.chunked_array([[any(texts or []) for texts in values.to_pylist()]], type=pa.bool_())
 
 
 def _needed_columns(dataset: Dataset, shard: int, source: DataSource) -> list[str]:
     present = dataset.column_names(shard)
-    if "caption" not in present:
+    if source.captions == ["caption"] and "caption" not in present:
         raise InputError(
             f"{dataset.storage.url} was built without captions.",
             "Training and evaluation need pairs of picture and caption.",
             "Build it again with build.caption_col.",
         )
-    for column in source.where:
+    for column in (*source.where, *source.captions):
         if column not in present:
             raise _no_column(dataset, column, present)
-    return ["key", "status", "caption", *source.where]
+    return list(dict.fromkeys(["key", "status", *source.captions, *source.where]))
 
 
 def _no_column(dataset: Dataset, name: str, present: list[str]) -> ConfigError:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from infra.errors import StageFailed
+from training.bad_steps import BadStepJudge
 from training.batch_norm import frozen_statistics
 from training.config import LossName
 from training.engine import Engine
@@ -24,11 +24,15 @@ from training.model import ModelTraits
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a step came to: the global loss, the scale that it was taken with, and the gradient's norm if known."""
+    """What a step came to: the global loss, the scale that it was taken with, and the gradient's norm if known.
+
+    A bad step is not applied: it has changed nothing.
+    """
 
     loss: float
     logit_scale: float
     gradient_norm: float | None
+    is_applied: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,23 +60,47 @@ def train_step(
     micro_batches: list[MicroBatch],
     learning_rate: float,
     place: StepPlace,
+    judge: BadStepJudge,
 ) -> StepResult:
     """One optimizer step over this rank's part of the global batch, and all other ranks'.
 
-    Raises StageFailed when the loss is not finite, before any weight is changed.
+    Raises TrainingStopped when the judge does, before any weight is changed.
     """
     scale = float(engine.scalars.scale.detach())
+    statistics = {name: buffer.clone() for name, buffer in engine.buffers().items()}
     if len(micro_batches) == 1:
-        features = _encode(engine, traits, micro_batches[0], place)
-        loss = global_loss(name, *features, engine.scalars)
-        value = _finite(loss, place.step)
-        # Activation checkpointing runs parts of the model again.
-        with frozen_statistics(engine.module):
-            engine.backward(loss)
-        engine.end_micro_batch(learning_rate)
+        value = _step_at_once(engine, name, traits, micro_batches[0], learning_rate, place, judge)
     else:
-        value = _step_on_cached_features(engine, name, traits, micro_batches, learning_rate, place)
-    return StepResult(value, scale, engine.gradient_norm)
+        value = _step_on_cached_features(engine, name, traits, micro_batches, learning_rate, place, judge)
+    if engine.is_applied:
+        return StepResult(value, scale, engine.gradient_norm)
+    for buffer_name, buffer in engine.buffers().items():
+        buffer.copy_(statistics[buffer_name])
+    if math.isfinite(value) and engine.gradient_norm is not None and not math.isfinite(engine.gradient_norm):
+        judge.refuse_gradient(place.step)
+    return StepResult(value, scale, None, is_applied=False)
+
+
+def _step_at_once(
+    engine: Engine,
+    name: LossName,
+    traits: ModelTraits,
+    micro_batch: MicroBatch,
+    learning_rate: float,
+    place: StepPlace,
+    judge: BadStepJudge,
+) -> float:
+    features = _encode(engine, traits, micro_batch, place)
+    loss = global_loss(name, *features, engine.scalars)
+    value = float(loss.detach())
+    if not judge.is_good(value, place.step):
+        engine.skip_step()
+        return value
+    # Activation checkpointing runs parts of the model again.
+    with frozen_statistics(engine.module):
+        engine.backward(loss)
+    engine.end_micro_batch(learning_rate)
+    return value
 
 
 def _step_on_cached_features(
@@ -82,12 +110,16 @@ def _step_on_cached_features(
     micro_batches: list[MicroBatch],
     learning_rate: float,
     place: StepPlace,
+    judge: BadStepJudge,
 ) -> float:
     with torch.no_grad():
         cached = [_encode(engine, traits, micro_batch, place) for micro_batch in micro_batches]
     images, texts = (torch.cat(side).requires_grad_() for side in zip(*cached, strict=True))
     loss = global_loss(name, images, texts, engine.scalars)
-    value = _finite(loss, place.step)
+    value = float(loss.detach())
+    if not judge.is_good(value, place.step):
+        engine.skip_step()
+        return value
     torch.autograd.backward(loss)
     assert images.grad is not None and texts.grad is not None
     first = 0
@@ -113,17 +145,6 @@ def _encode(engine: Engine, traits: ModelTraits, micro_batch: MicroBatch, place:
 def _seed(place: StepPlace, index: int) -> int:
     text = f"{place.seed}/{place.step}/{place.rank}/{index}"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
-
-
-def _finite(loss: Tensor, step: int) -> float:
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        raise StageFailed(
-            f"The loss of step {step + 1} is {value}.",
-            "A training goes on with finite losses only; the last checkpoint is kept.",
-            "Lower train.lr, lengthen train.warmup_steps, or set train.grad_clip_norm=1.",
-        )
-    return value
 
 
 def split_micro_batches(images: Tensor, tokens: Tensor, count: int) -> list[MicroBatch]:

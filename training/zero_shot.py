@@ -7,12 +7,12 @@ from torch import Tensor
 
 from infra.errors import ConfigError
 from training.config import ZeroShotConfig
-from training.encode import Encoder
+from training.encode import FeatureEncoder
 from training.records import Score
 from training.selection import Selection, columns_of
 
 
-def score_zero_shot(config: ZeroShotConfig, selection: Selection, encoder: Encoder) -> list[Score]:
+def score_zero_shot(config: ZeroShotConfig, selection: Selection, encoder: FeatureEncoder) -> list[Score]:
     """The share of pictures whose nearest class is theirs, the mean over classes, and each class's own.
 
     Chance is one of the classes. Raises ConfigError for labels without a class.
@@ -33,7 +33,7 @@ def score_zero_shot(config: ZeroShotConfig, selection: Selection, encoder: Encod
     ]
 
 
-def class_features(names: list[str], templates: list[str], encoder: Encoder) -> Tensor:
+def class_features(names: list[str], templates: list[str], encoder: FeatureEncoder) -> Tensor:
     """One unit feature a class: its prompts' features, averaged. (classes, D)"""
     prompts = [template.replace("{}", name) for name in names for template in templates]
     features = encoder.encode_texts(prompts).view(len(names), len(templates), -1)

@@ -33,8 +33,9 @@ from datapipe.status import SampleStatus
 from infra.storage import storage_of
 from training.config import AugmentConfig, DataSource
 from training.loader import TrainingLoader
+from training.mixture import one_dataset
 from training.model import model_traits
-from training.order import SampleOrder
+from training.samples import Samples
 from training.selection import select
 
 MODEL = "ViT-B-32"
@@ -104,8 +105,8 @@ def our_speed(folder: Path, batch: int) -> float:
     """Images a second over one epoch, the start of the loader left out."""
     selection = select(DataSource(path=str(folder)))
     loader = TrainingLoader(
-        selection,
-        SampleOrder(len(selection), seed=0),
+        Samples((selection,)),
+        one_dataset(len(selection), seed=0),
         model_traits(MODEL),
         batch_size=batch,
         rank=0,

@@ -38,19 +38,21 @@ def make_engine(settings: TrainConfig, model: nn.Module | None = None) -> Any:
 
 
 def steps(engine: Any, settings: TrainConfig, first: int, last: int, rate: float = 1e-3) -> list[Any]:
+    from training.bad_steps import BadStepJudge, BadStepRule
     from training.model import ModelTraits
     from training.step import StepPlace, micro_batch_count, split_micro_batches, train_step
 
     ranks, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
     traits = ModelTraits("any", 48, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     mine = slice(rank * BATCH // ranks, (rank + 1) * BATCH // ranks)
+    judge = BadStepJudge(BadStepRule(settings.on_bad_step, settings.divergence_factor, settings.max_bad_steps))
     results = []
     for step in range(first, last):
         chance = torch.Generator().manual_seed(step)
         images = torch.randint(0, 256, (BATCH, 3, 48, 48), generator=chance, dtype=torch.uint8)[mine]
         tokens = torch.randint(1, 49000, (BATCH, 20), generator=chance)[mine]
         parts = split_micro_batches(images, tokens, micro_batch_count(len(images), settings.micro_batch_size))
-        results.append(train_step(engine, settings.loss, traits, parts, rate, StepPlace(0, step, rank)))
+        results.append(train_step(engine, settings.loss, traits, parts, rate, StepPlace(0, step, rank), judge))
     return results
 
 

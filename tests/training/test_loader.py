@@ -12,10 +12,12 @@ from PIL import Image
 from small_datasets import make_dataset
 
 from training.config import AugmentConfig, DataSource
-from training.loader import Batch, SampleReader, TrainingLoader, evaluation_pictures, normalize
+from training.loader import Batch, TrainingLoader, evaluation_pictures, normalize
+from training.mixture import one_dataset
 from training.model import model_traits
-from training.order import SampleOrder
 from training.pictures import decode_picture
+from training.sample_reader import SampleReader
+from training.samples import Samples
 from training.selection import Selection, select
 
 TRAITS = model_traits("diptych-tiny")
@@ -23,8 +25,8 @@ TRAITS = model_traits("diptych-tiny")
 
 def batches(selection: Selection, first: int, last: int, rank: int = 0, ranks: int = 1, seed: int = 0) -> list[Batch]:
     loader = TrainingLoader(
-        selection,
-        SampleOrder(len(selection), seed),
+        Samples((selection,)),
+        one_dataset(len(selection), seed),
         TRAITS,
         batch_size=22,
         rank=rank,
@@ -68,7 +70,7 @@ def test_a_broken_picture_is_counted_and_replaced_in_the_same_way_each_time(tmp_
     selection = select(DataSource(path=make_dataset(tmp_path / "broken", broken=broken)))
     once, again = batches(selection, 0, 8), batches(selection, 0, 8)
     # Samples 5 and 6 are both replaced by 7: two steps and one.
-    assert sum(batch.replaced for batch in once) == 4
+    assert sum(len(taken.broken) for batch in once for taken in batch.replacements) == 4
     assert all(torch.equal(a.images, b.images) for a, b in zip(once, again, strict=True))
 
 
@@ -85,15 +87,16 @@ def test_evaluation_pictures_are_in_the_selections_order_and_normalise_to_the_mo
 
 def test_an_excluded_sample_gives_its_place_to_the_next_and_all_others_stay(tmp_path: Path):
     selection = select(DataSource(path=make_dataset(tmp_path / "shapes")))
-    reader = SampleReader(selection)
+    reader = SampleReader(Samples((selection,)))
     shards, indices = selection.locate(np.array([5, 6], dtype=np.int64))
     with selection.dataset.open_shard(int(shards[0]), ["key"]) as shard:
         keys = [shard.samples["key"][int(index)].as_py() for index in indices]
-    without = SampleReader(selection, frozenset(keys))
+    without = SampleReader(Samples((selection,)), frozenset(keys))
     for number in range(20):
         expected = reader.read(7 if number in (5, 6) else number)
         found = without.read(number)
-        assert np.array_equal(found[0], expected[0]) and found[1:] == expected[1:]
+        assert np.array_equal(found.picture, expected.picture)
+        assert (found.caption, found.key, found.broken) == (expected.caption, expected.key, ())
 
 
 def as_jpeg(pixels: np.ndarray, **options: Any) -> bytes:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.order import BLOCK_SAMPLES, WINDOW_BLOCKS, SampleOrder, keyed_numbers
+from training.order import BLOCK_SAMPLES, WINDOW_BLOCKS, SampleOrder, batch_positions, keyed_numbers
 
 sizes = st.integers(1, 20_000)
 seeds = st.integers(0, 2**63)
@@ -23,8 +23,8 @@ def test_every_epoch_is_a_permutation(samples: int, seed: int, epoch: int):
 @given(samples=sizes, seed=seeds, batch=st.integers(1, 500), number=st.integers(0, 300), ranks=st.integers(1, 17))
 def test_the_ranks_share_a_batch_whatever_their_number(samples: int, seed: int, batch: int, number: int, ranks: int):
     order = SampleOrder(samples, seed)
-    whole = order.samples_at(order.batch(number, batch))
-    parts = [order.samples_at(order.batch(number, batch, rank, ranks)) for rank in range(ranks)]
+    whole = order.samples_at(batch_positions(number, batch))
+    parts = [order.samples_at(batch_positions(number, batch, rank, ranks)) for rank in range(ranks)]
     assert np.array_equal(np.concatenate(parts), whole) and len(whole) == batch
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 

@@ -13,14 +13,16 @@ from infra.storage import Storage
 from orchestrator.cli import cli
 from orchestrator.config import load_config
 from orchestrator.run import open_run
-from training.checkpoint import CheckpointState, save_checkpoint
+from training.checkpoint import CheckpointState, TensorKind
+from training.checkpoint_keep import KeepRule
+from training.checkpoint_part import CheckpointPart, PartName
+from training.checkpoint_writer import CheckpointWriter, WriterSettings
 from training.config import LossName, TrainConfig
 from training.loader import TrainingLoader
 from training.loss import clip_loss, siglip_loss
 from training.model import create_model, model_traits
-from training.order import SampleOrder
 from training.replay import losses_of_samples, replay_step
-from training.selection import select
+from training.samples import select_training
 
 
 @pytest.fixture
@@ -41,11 +43,10 @@ def test_the_samples_losses_add_up_to_the_loss(name: LossName):
 
 def test_a_step_has_the_trainings_own_samples_and_pictures(config: TrainConfig, tmp_path: Path):
     replay = replay_step(config, Storage(str(tmp_path / "run")), 25)
-    selection = select(config.training_source())
-    order = SampleOrder(len(selection), config.seed)
+    samples, order = select_training(config)
     assert [sample.position for sample in replay.samples] == list(range(480, 500))
     loader = TrainingLoader(
-        selection,
+        samples,
         order,
         model_traits(config.model),
         batch_size=20,
@@ -66,9 +67,12 @@ def test_a_step_has_the_trainings_own_samples_and_pictures(config: TrainConfig, 
 def test_the_weights_are_those_of_the_last_checkpoint_before_the_step(config: TrainConfig, tmp_path: Path):
     run = Storage(str(tmp_path / "run"))
     for step, seed in ((10, 7), (20, 8)):
-        weights = dict(create_model(config.model, config.loss, seed).state_dict())
-        state = CheckpointState(step, config.model, "clip", 20, 100, 0, {})
-        save_checkpoint(run, state, weights, {}, {}, {})
+        part = CheckpointPart()
+        part.tensors[TensorKind.PARAMETERS].update(create_model(config.model, config.loss, seed).state_dict())
+        settings = WriterSettings(KeepRule(9), 20.0)
+        writer = CheckpointWriter(run, PartName("0001", 0, 1), settings, say=print)
+        writer.begin(CheckpointState(step, config.model, "clip", 20, 100, 0, {}), part)
+        writer.finish()
     found = {step: replay_step(config, run, step) for step in (10, 11, 20, 21)}
     assert [found[step].checkpoint_step for step in (10, 11, 20, 21)] == [0, 10, 10, 20]
     assert len({replay.loss for replay in found.values()}) == 4

@@ -118,13 +118,23 @@ def statistics_after(_group: Any, values: dict[str, Any]):
     settings = config(1, model="diptych-tiny-resnet", **values)
     engine = make_engine(settings)
     images = torch.randint(0, 256, (4, 3, 64, 64), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    from training.bad_steps import BadStepJudge, BadStepRule
+    from training.config import BadStepAction
     from training.model import ModelTraits
     from training.step import StepPlace, split_micro_batches, train_step
 
     traits = ModelTraits("any", 64, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     rank = torch.distributed.get_rank()
     parts = split_micro_batches(images + rank, torch.ones(4, 20).long(), 1 if settings.micro_batch_size is None else 2)
-    train_step(engine, settings.loss, traits, parts, 1e-3, StepPlace(0, 0, rank))
+    train_step(
+        engine,
+        settings.loss,
+        traits,
+        parts,
+        1e-3,
+        StepPlace(0, 0, rank),
+        BadStepJudge(BadStepRule(BadStepAction.STOP, None, 1)),
+    )
     statistics = {name: buffer.clone() for name, buffer in engine.buffers().items() if "running" in name}
     copies = resumed(settings, engine, 1).buffers()
     return statistics, all(torch.equal(copies[name], value) for name, value in statistics.items())

@@ -1,0 +1,46 @@
+"""Lets all ranks know at the end of each step what each of them has seen, so that they decide alike."""
+
+from dataclasses import astuple, dataclass, fields
+
+import torch
+import torch.distributed as dist
+
+MASK = (1 << 63) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class StepFacts:
+    """One rank's view of a step. Flags are 0 or 1, times are nanoseconds, see `ledger.Ledger`.
+
+    digest: of its part of the batch (`order.digest_of`), cut to 63 bits.
+    """
+
+    must_stop: int
+    is_preempted: int
+    is_saving: int
+    is_time_to_save: int
+    digest: int
+    replaced: int
+    wait: int
+    transfer: int
+    compute: int
+    communication: int
+    checkpoint: int
+    validation: int
+    read: int
+    decode: int
+
+
+def gather_facts(facts: StepFacts, device: torch.device) -> list[StepFacts]:
+    """The facts of all ranks, in rank order; every rank calls it once a step."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return [facts]
+    own = torch.tensor(astuple(facts), dtype=torch.int64, device=device)
+    gathered = torch.empty(dist.get_world_size() * len(own), dtype=torch.int64, device=device)
+    dist.all_gather_single(gathered, own)
+    return [StepFacts(*row) for row in gathered.view(-1, len(fields(StepFacts))).tolist()]
+
+
+def total_digest(facts: list[StepFacts]) -> int:
+    """The digest of the whole batch, whatever the number of ranks, in 63 bits."""
+    return sum(each.digest for each in facts) & MASK

@@ -1,0 +1,160 @@
+"""Where the ranks of a running training tell the driver how they stand, and the driver tells them to stop."""
+
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from infra.errors import DiptychError
+from infra.terminal import printable
+
+BEAT_EVERY_S = 0.5
+SILENT_AFTER_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What a rank tells, about twice a second. step counts from 1; lines are of the metrics file."""
+
+    attempt: int
+    rank: int
+    step: int
+    phase: str
+    lines: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BoardView:
+    """What has come in since the driver last looked. silent: ranks that stopped telling, with their last words."""
+
+    lines: tuple[str, ...]
+    notes: tuple[str, ...]
+    attempt: int
+    silent: tuple[str, ...]
+    failure: DiptychError | None
+
+
+@dataclass(slots=True)
+class _Heard:
+    beat: Beat
+    at: float
+
+
+@dataclass(slots=True)
+class Board:
+    """The board itself; lives in an actor of Ray."""
+
+    heard: dict[int, _Heard] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    silent: tuple[str, ...] = ()
+    attempt: int = 0
+    must_stop: bool = False
+    failure: DiptychError | None = None
+
+    def tell(self, beat: Beat) -> bool:
+        """Takes a rank's beat; returns whether the training is to stop."""
+        if beat.attempt > self.attempt:
+            self.silent = self._silent_now()
+            self.attempt, self.heard = beat.attempt, {}
+        if beat.attempt == self.attempt:
+            self.heard[beat.rank] = _Heard(beat, time.monotonic())
+        self.lines += beat.lines
+        self.notes += beat.notes
+        return self.must_stop
+
+    def fail(self, error: DiptychError) -> None:
+        """All ranks have stopped for this reason."""
+        self.failure = error
+
+    def stop(self) -> None:
+        """Asks the ranks to take a checkpoint and end."""
+        self.must_stop = True
+
+    def look(self) -> BoardView:
+        """What is new, and how the ranks of the last attempt ended."""
+        view = BoardView(tuple(self.lines), tuple(self.notes), self.attempt, self.silent, self.failure)
+        self.lines, self.notes = [], []
+        return view
+
+    def last_words(self) -> tuple[str, ...]:
+        """The ranks that have been silent for longer than the others, now."""
+        return self._silent_now()
+
+    def _silent_now(self) -> tuple[str, ...]:
+        if not self.heard:
+            return ()
+        newest = max(heard.at for heard in self.heard.values())
+        return tuple(
+            f"rank {rank} was silent for {newest - heard.at:.0f} s in step {heard.beat.step:,} ({heard.beat.phase})"
+            for rank, heard in sorted(self.heard.items())
+            if newest - heard.at > SILENT_AFTER_S
+        )
+
+
+class Heartbeat:
+    """A rank's side: tells the board how it stands, in a thread of its own. Without a board nothing is told.
+
+    A process that is stopped or dead falls silent; one whose training hangs goes on telling in which phase it is.
+    """
+
+    def __init__(self, board: Any | None, attempt: int, rank: int) -> None:
+        self._board = board
+        self._place = (attempt, rank)
+        self._step, self._phase = 0, "starting"
+        self._lines: list[str] = []
+        self._notes: list[str] = []
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self.must_stop = False
+
+    def __enter__(self) -> "Heartbeat":
+        if self._board is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        if self._board is not None:
+            self._thread.join()
+            self._tell()
+
+    def at(self, step: int, phase: str) -> None:
+        """Where the training is now."""
+        self._step, self._phase = step, phase
+
+    def line(self, line: str) -> None:
+        """A line of the metrics, for the driver to show."""
+        with self._lock:
+            self._lines.append(line)
+
+    def note(self, text: str) -> None:
+        """A sentence for the user."""
+        with self._lock:
+            self._notes.append(printable(text))
+
+    def _run(self) -> None:
+        while not self._over.wait(BEAT_EVERY_S):
+            self._tell()
+
+    def _tell(self) -> None:
+        import ray
+
+        if self._board is None:
+            return
+        with self._lock:
+            beat = Beat(*self._place, self._step, self._phase, tuple(self._lines), tuple(self._notes))
+            self._lines, self._notes = [], []
+        try:
+            self.must_stop = bool(ray.get(self._board.tell.remote(beat)))
+        except ray.exceptions.RayError:
+            return  # the display is not worth a training
+
+
+def start_board() -> Any:
+    """A board on the connected Ray cluster; it ends with the driver."""
+    import ray
+
+    return ray.remote(Board).options(num_cpus=0).remote()

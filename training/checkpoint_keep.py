@@ -1,0 +1,61 @@
+"""Removes checkpoints that are not wanted any more, and what was left of those that were never finished."""
+
+from dataclasses import dataclass
+
+from infra.storage import Storage
+from training.checkpoint import (
+    CHECKPOINTS_FOLDER,
+    MARKER_FILE,
+    RECEIPTS_FOLDER,
+    committed_checkpoints,
+    newest_checkpoint,
+    read_files,
+    step_of,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class KeepRule:
+    """Which checkpoints stay: the `newest` so many, and those whose step `every` divides, if it is given."""
+
+    newest: int
+    every: int | None = None
+
+
+def prune_checkpoints(run: Storage, rule: KeepRule, best: str | None = None) -> None:
+    """Removes the checkpoints that the rule does not keep, but never the best, and never the newest whole one.
+
+    The marker goes first, so none is left half.
+    """
+    committed = committed_checkpoints(run)
+    kept = {*committed[-rule.newest :], best, newest_checkpoint(run)}
+    for path in committed:
+        if path in kept or (rule.every and step_of(path) % rule.every == 0):
+            continue
+        run.at(path).delete(MARKER_FILE)
+        run.delete_folder(path)
+
+
+def sweep_checkpoint(checkpoint: Storage) -> None:
+    """Removes the files that a committed checkpoint's marker does not vouch for: receipts, and another attempt's."""
+    wanted = {MARKER_FILE, *read_files(checkpoint)}
+    for entry in checkpoint.list_files(recursive=True):
+        if entry.path not in wanted:
+            checkpoint.delete(entry.path)
+    checkpoint.delete_folder(RECEIPTS_FOLDER)
+
+
+def sweep_uncommitted(run: Storage) -> None:
+    """Removes what a killed training left of an unfinished checkpoint; only its one driver may call this."""
+    committed = set(committed_checkpoints(run))
+    listed = run.list_files(CHECKPOINTS_FOLDER, recursive=True)
+    for folder in {"/".join(entry.path.split("/")[:2]) for entry in listed} | _local_folders(run):
+        if folder not in committed:
+            run.delete_folder(folder)
+
+
+def _local_folders(run: Storage) -> set[str]:
+    """Also those that hold unfinished files only, which are never listed."""
+    if not run.is_local or not run.local_path(CHECKPOINTS_FOLDER).is_dir():
+        return set()
+    return {f"{CHECKPOINTS_FOLDER}/{path.name}" for path in run.local_path(CHECKPOINTS_FOLDER).iterdir()}

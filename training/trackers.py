@@ -1,0 +1,130 @@
+"""Sends metrics to the trackers that the config asks for: TensorBoard, Weights & Biases, MLflow."""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+from infra.errors import ConfigError
+from infra.storage import Storage
+from training.config import Tracker, TrainConfig
+from training.records import StepMetrics
+
+TENSORBOARD_FOLDER = "tensorboard"
+PACKAGES = {Tracker.TENSORBOARD: "tensorboard", Tracker.WANDB: "wandb", Tracker.MLFLOW: "mlflow"}
+
+
+class MetricsTracker(Protocol):
+    """Something that keeps metrics by step."""
+
+    def log(self, metrics: StepMetrics) -> None:
+        """Takes in a step; one that is done again comes twice."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more will come."""
+        ...
+
+
+def check_trackers(config: TrainConfig) -> None:
+    """Raises ConfigError when a tracker that is asked for is not installed."""
+    for tracker in config.trackers:
+        _import(tracker)
+
+
+@contextlib.contextmanager
+def open_trackers(config: TrainConfig, run: Storage) -> Iterator[list[MetricsTracker]]:
+    """The trackers of a run, which end with the block. Raises ConfigError when one is not installed."""
+    with contextlib.ExitStack() as stack:
+        trackers = [OPENERS[tracker](_import(tracker), config, run) for tracker in config.trackers]
+        for tracker in trackers:
+            stack.callback(tracker.close)
+        yield trackers
+
+
+def scalars_of(metrics: StepMetrics) -> dict[str, float]:
+    """The step's numbers by name, as trackers group them: those that are not finite are left out."""
+    values = {
+        "train/loss": metrics.loss,
+        "train/logit_scale": metrics.logit_scale,
+        "train/lr": metrics.lr,
+        "train/epoch": metrics.epoch,
+        "speed/samples_per_s": metrics.samples_per_s,
+        "data/replaced": float(metrics.replaced),
+        **{f"seconds/{name}": seconds for name, seconds in metrics.seconds.items()},
+    }
+    if metrics.gradient_norm is not None:
+        values["train/gradient_norm"] = metrics.gradient_norm
+    return {name: value for name, value in values.items() if math.isfinite(value)}
+
+
+class _TensorBoard:
+    def __init__(self, _package: ModuleType, config: TrainConfig, run: Storage) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder = f"{run.url}/{TENSORBOARD_FOLDER}"
+        self._writer: Any = SummaryWriter(folder)
+
+    def log(self, metrics: StepMetrics) -> None:
+        for name, value in scalars_of(metrics).items():
+            self._writer.add_scalar(name, value, metrics.step, walltime=metrics.time)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _WeightsAndBiases:
+    def __init__(self, package: ModuleType, config: TrainConfig, run: Storage) -> None:
+        name = _run_name(run)
+        # A run that is started again goes on under the same id.
+        self._run: Any = package.init(project="diptych", id=name, name=name, resume="allow", config=_settings(config))
+
+    def log(self, metrics: StepMetrics) -> None:
+        self._run.log(scalars_of(metrics), step=metrics.step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class _MLflow:
+    def __init__(self, package: ModuleType, config: TrainConfig, run: Storage) -> None:
+        self._mlflow: Any = package
+        package.set_experiment("diptych")
+        package.start_run(run_name=_run_name(run))
+        package.log_params({name: str(value)[:250] for name, value in _settings(config).items()})
+
+    def log(self, metrics: StepMetrics) -> None:
+        self._mlflow.log_metrics(scalars_of(metrics), step=metrics.step)
+
+    def close(self) -> None:
+        self._mlflow.end_run()
+
+
+OPENERS: dict[Tracker, Any] = {
+    Tracker.TENSORBOARD: _TensorBoard,
+    Tracker.WANDB: _WeightsAndBiases,
+    Tracker.MLFLOW: _MLflow,
+}
+
+
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude_none=True)
+
+
+def _run_name(run: Storage) -> str:
+    return Path(run.url).name
+
+
+def _import(tracker: Tracker) -> ModuleType:
+    import importlib
+
+    try:
+        return importlib.import_module(PACKAGES[tracker])
+    except ImportError as error:
+        raise ConfigError(
+            f"train.trackers: {tracker.value} is not installed ({error}).",
+            "A tracker's package must be installed where the training is started.",
+            f"Run pip install {PACKAGES[tracker]}, or leave it out.",
+        ) from error

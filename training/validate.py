@@ -1,0 +1,152 @@
+"""Scores the model in the middle of its training, on all ranks together, and remembers the best step."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from infra.append_log import AppendLog
+from infra.errors import ConfigError
+from infra.storage import Storage
+from training.best import Best, read_best, write_best
+from training.config import TrainConfig
+from training.engine import Engine
+from training.evaluate import parts_to_score, validation_of
+from training.loader import evaluation_pictures, normalize
+from training.model import ModelTraits, Tokenizer
+from training.records import VALIDATION_FILE, Score
+from training.retrieval import score_retrieval
+from training.selection import Selection, select
+from training.zero_shot import score_zero_shot
+
+
+class Validator:
+    """One rank's side; its results are the same on all ranks."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: Storage,
+        rank: int,
+        engine: Engine,
+        traits: ModelTraits,
+        say: Callable[[str], None],
+    ) -> None:
+        self._config, self._run, self._rank, self._say = config, run, rank, say
+        self._best = read_best(run)
+        self._encoder: RankEncoder | None = None
+        if config.validate_every is not None:
+            self._settings, held_out = validation_of(config)
+            parts = parts_to_score(self._settings, held_out)
+            self._selections = {name: select(source) for name, source in parts.items()}
+            self._encoder = RankEncoder(engine, traits, self._settings.batch_size)
+
+    def is_due(self, step: int) -> bool:
+        """Whether the step is to be followed by a validation."""
+        every = self._config.validate_every
+        return every is not None and step % every == 0
+
+    def validate(self, step: int) -> bool:
+        """Scores the weights as they are; whether they are the best by now. Every rank calls it at once.
+
+        Raises ConfigError when train.best_score is none of the scores.
+        """
+        assert self._encoder is not None
+        scores: list[Score] = []
+        with self._encoder:
+            if self._settings.retrieval is not None:
+                selection = self._selections["retrieval"]
+                scores += score_retrieval(self._settings.retrieval, selection, self._encoder)[0]
+            if self._settings.zero_shot is not None:
+                scores += score_zero_shot(self._settings.zero_shot, self._selections["zero_shot"], self._encoder)
+        value = self._deciding(scores)
+        # A step that is done again after a restart is as good as it was.
+        is_best = self._best is None or value > self._best.value or step == self._best.step
+        if is_best:
+            self._best = Best(step, self._config.best_score, value)
+        if self._rank == 0:
+            self._record(step, scores, is_best)
+        return is_best
+
+    def _deciding(self, scores: Sequence[Score]) -> float:
+        for score in scores:
+            if score.name == self._config.best_score:
+                return score.value
+        raise ConfigError(
+            f"train.best_score: got {self._config.best_score!r}.",
+            f"The validation gives {', '.join(score.name for score in scores)}.",
+            "Name one of them.",
+        )
+
+    def _record(self, step: int, scores: Sequence[Score], is_best: bool) -> None:
+        with AppendLog(self._run, VALIDATION_FILE) as log:
+            log.write(json.dumps({"step": step, "scores": [asdict(score) for score in scores]}))
+        if is_best and self._best is not None:
+            write_best(self._run, self._best)
+        shown = ", ".join(f"{score.name} {100 * score.value:.1f}%" for score in scores[:4])
+        self._say(f"validation at step {step:,}: {shown}{', the best by now' if is_best else ''}")
+
+
+class RankEncoder:
+    """Encodes with the model in training: each rank a share, the features gathered on all. Inside a `with` block.
+
+    Every rank makes the same calls at once, in as many passes, since at ZeRO-3 each pass gathers the weights.
+    """
+
+    def __init__(self, engine: Engine, traits: ModelTraits, batch_size: int) -> None:
+        self._engine, self._traits, self._batch_size = engine, traits, batch_size
+        self._tokenize = Tokenizer(traits.name)
+        self._rank, self._ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+    def __enter__(self) -> "RankEncoder":
+        self._engine.module.eval()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._engine.module.train()
+
+    def encode_pictures(self, selection: Selection) -> Tensor:
+        """Unit features of the selection's pictures, in its order: (N, D) float32 on the CPU."""
+        blank = self._tokenize([""])
+
+        def encode(numbers: list[int]) -> Tensor:
+            pictures = evaluation_pictures(selection, np.asarray(numbers, dtype=np.int64), self._traits)
+            images = normalize(pictures.to(self._engine.device), self._traits, self._engine.dtype)
+            return self._engine.encode(images, blank.expand(len(numbers), -1).to(self._engine.device))[0]
+
+        return self._encode(list(range(len(selection))), encode)
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit features of the texts: (len(texts), D) float32 on the CPU."""
+        side = self._traits.image_size
+
+        def encode(numbers: list[int]) -> Tensor:
+            tokens = self._tokenize([texts[number] for number in numbers]).to(self._engine.device)
+            images = torch.zeros(len(numbers), 3, side, side, dtype=self._engine.dtype, device=self._engine.device)
+            return self._engine.encode(images, tokens)[1]
+
+        return self._encode(list(range(len(texts))), encode)
+
+    @torch.no_grad()
+    def _encode(self, numbers: list[int], encode: Callable[[list[int]], Tensor]) -> Tensor:
+        """The features of all numbers, each rank encoding every W-th batch; the last ones are repeated to come out."""
+        features: list[Tensor] = []
+        step = self._batch_size * self._ranks
+        for first in range(0, len(numbers), step):
+            whole = numbers[first : first + step]
+            rows = -(-len(whole) // self._ranks)
+            padded = whole + [whole[-1]] * (rows * self._ranks - len(whole))
+            own = encode(padded[self._rank * rows : (self._rank + 1) * rows]).float()
+            features.append(self._gathered(own)[: len(whole)].cpu())
+        return torch.cat(features)
+
+    def _gathered(self, own: Tensor) -> Tensor:
+        if self._ranks == 1:
+            return own
+        gathered = own.new_empty(self._ranks * len(own), own.shape[1])
+        dist.all_gather_single(gathered, own.contiguous())
+        return gathered

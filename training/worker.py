@@ -1,0 +1,88 @@
+"""One worker of a training under Ray Train: its environment, its place, and the way to the training itself."""
+
+import json
+import os
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import ray.train
+import torch
+
+from infra.storage import Storage
+from training.bad_steps import TrainingStopped
+from training.communication import measure_communication
+from training.config import TrainConfig
+from training.engine import initialize_deepspeed
+from training.loop import Worker, train_worker
+from training.preemption import heeding_sigterm
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """What the driver tells each worker. board: the actor that ranks report to. Cheap to pickle."""
+
+    config: str
+    run: str
+    use_gpu: bool
+    threads: int
+    board: Any
+
+    @classmethod
+    def of(cls, raw: dict[str, Any]) -> "WorkerSettings":
+        """The settings as Ray Train hands them over."""
+        return cls(**raw)
+
+
+def run_worker(raw: dict[str, Any]) -> None:
+    """Ray Train's entry on each worker; raw: the fields of WorkerSettings."""
+    settings = WorkerSettings.of(raw)
+    config = TrainConfig.model_validate_json(settings.config)
+    context = ray.train.get_context()
+    worker = Worker(context.get_world_rank(), context.get_world_size(), settings.use_gpu, settings.board)
+    prepare_process(config, settings, context.get_local_rank(), context.get_local_world_size())
+    try:
+        with heeding_sigterm():
+            train_worker(config, Storage(settings.run), worker)
+    except TrainingStopped as error:
+        # Ray Train would start the group again, only to come to the same step.
+        if worker.rank == 0:
+            ray.get(settings.board.fail.remote(error))
+
+
+def prepare_process(config: TrainConfig, settings: WorkerSettings, local_rank: int, local_ranks: int) -> None:
+    """Sets what belongs to the process: threads, cores, seeds, and DeepSpeed on the process group."""
+    if config.pin_cpus:
+        # Of this thread; those that it starts inherit it.
+        os.sched_setaffinity(0, cores_of(local_rank, local_ranks, sorted(os.sched_getaffinity(0))))
+    torch.set_num_threads(settings.threads)
+    cv2.setNumThreads(1)  # the loader has threads of its own
+    seed_process(config.seed)
+    measure_communication()
+    initialize_deepspeed(settings.use_gpu)
+
+
+def cores_of(local_rank: int, local_ranks: int, cores: list[int]) -> list[int]:
+    """The cores of one worker of a machine: an even share of those that there are, at least one."""
+    first, after = local_rank * len(cores) // local_ranks, (local_rank + 1) * len(cores) // local_ranks
+    return cores[first:after] or [cores[local_rank % len(cores)]]
+
+
+def seed_process(seed: int) -> None:
+    """Seeds every source of random numbers that a library might use; what the training draws has keys of its own."""
+    random.seed(seed)
+    np.random.seed(seed % (1 << 32))
+    torch.manual_seed(seed)
+
+
+def settings_for(config: TrainConfig, run: Storage, *, use_gpu: bool, threads: int, board: Any) -> dict[str, Any]:
+    """WorkerSettings as Ray Train wants them."""
+    return {
+        "config": json.dumps(config.model_dump(mode="json")),
+        "run": run.url,
+        "use_gpu": use_gpu,
+        "threads": threads,
+        "board": board,
+    }
