@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from infra.storage import Storage
 
 INTERRUPTED = 130
+TERMINATED = 128 + signal.SIGTERM
 
 config_argument = click.argument("config", type=click.Path(path_type=Path))
 overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
@@ -35,7 +36,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 
 def main() -> NoReturn:
-    """The console script. Exit codes: 0 done, 1 failed, 2 the command or config is wrong, 130 interrupted."""
+    """The console script. Exit codes: 0 done, 1 failed, 2 command or config wrong, 130 interrupted, 143 terminated."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
         cli.main(standalone_mode=False)
@@ -50,6 +51,10 @@ def main() -> NoReturn:
     except (KeyboardInterrupt, click.Abort):
         click.echo("Stopped. Run the same command again: it goes on where it was.", err=True)
         sys.exit(INTERRUPTED)
+    except SystemExit as error:
+        if error.code == TERMINATED:
+            click.echo("Terminated. Run the same command again: it goes on where it was.", err=True)
+        raise
     except Exception as error:  # noqa: BLE001 - the process's border: a bug is shown whole
         traceback.print_exception(error)
         sys.exit(1)
@@ -268,19 +273,29 @@ def inspect(dataset: str, hosts: int, quick: bool, plot: Path | None, as_json: b
 
 
 @cli.command()
-@click.argument("dataset")
+@click.argument("place", metavar="DATASET|RUN")
 @json_option
-def verify(dataset: str, as_json: bool) -> None:
-    """Checks every hash of a dataset; exit code 1 on a mismatch.
+def verify(place: str, as_json: bool) -> None:
+    """Checks every hash of a dataset or of a run's checkpoints; exit code 1 on a mismatch.
+
+    Of a run it also proves from the loader's records that each sample was used exactly once an epoch.
 
     \b
-    Example:
+    Examples:
       diptych verify datasets/birds
+      diptych verify runs/birds
     """
     from datapipe.verify import verify as verify_dataset
-    from orchestrator.show import verify_lines
+    from infra.storage import storage_of
+    from orchestrator.run import RUN_FILE
+    from orchestrator.show import run_verdict_lines, verify_lines
+    from orchestrator.verify_run import verify_run
 
-    report = verify_dataset(dataset)
+    if storage_of(place).exists(RUN_FILE):
+        verdict = verify_run(storage_of(place))
+        _print(verdict, run_verdict_lines(verdict), as_json)
+        sys.exit(0 if verdict.is_intact else 1)
+    report = verify_dataset(place)
     _print(report, verify_lines(report), as_json)
     sys.exit(0 if report.is_intact else 1)
 
@@ -340,4 +355,4 @@ def _print_error(error: DiptychError) -> None:
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
+    raise SystemExit(TERMINATED)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from datapipe.inspect import DatasetSummary
     from datapipe.survey import Survey
     from datapipe.verify import VerifyReport
+    from orchestrator.verify_run import RunVerdict
     from training.replay import Replay
 
 MAX_REASONS = 40  # ours are fewer; img2dataset's are free text
@@ -131,6 +132,24 @@ def verify_lines(report: "VerifyReport") -> list[str]:
     verdict = "every hash is right" if report.is_intact else f"{len(report.problems):,} mismatches"
     lines = [*map(str, report.problems), f"{report.shards:,} shards checked: {verdict}"]
     return [*lines, "`diptych build` with the dataset's config makes these shards again."] if report.is_noted else lines
+
+
+def run_verdict_lines(verdict: "RunVerdict") -> list[str]:
+    """One line a problem, then what was checked."""
+    proof = verdict.samples
+    used = (
+        f"{proof.steps:,} steps ({proof.epochs:,.2f} epochs): each sample stood at its position of the planned order, "
+        "which is once an epoch"
+    )
+    if proof.replaced:
+        used += f"; {proof.replaced:,} positions had a neighbour's, as recorded"
+    checkpoints = f"{verdict.checkpoints:,} checkpoints checked: "
+    return [
+        *(f"checkpoint {problem}" for problem in verdict.checkpoint_problems),
+        *(f"samples: {problem}" for problem in proof.problems),
+        checkpoints + ("some are damaged" if verdict.checkpoint_problems else "every hash is right"),
+        f"{proof.steps:,} steps checked: the records do not agree with the order" if proof.problems else used,
+    ]
 
 
 def _percent(part: int, whole: int) -> str:

@@ -28,11 +28,15 @@ ANNOUNCED_SAMPLES = 2048  # read ahead of from object storage: enough that neigh
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """What stands at a position in place of broken pictures: the keys of those, and of the one that was taken."""
+    """Another sample than a position's own: its number and key, and the keys of the broken ones that it stands for.
+
+    None are broken where one was excluded.
+    """
 
     position: int
-    broken: tuple[str, ...]
+    number: int
     taken: str
+    broken: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +179,9 @@ class TrainingLoader:
             self._tokenize([sample.caption for sample in samples]),
             [sample.number for sample in samples],
             [
-                Replacement(int(position), sample.broken, sample.key)
-                for position, sample in zip(positions, samples, strict=True)
-                if sample.broken
+                Replacement(int(position), sample.number, sample.key, sample.broken)
+                for position, number, sample in zip(positions, numbers, samples, strict=True)
+                if sample.number != number
             ],
             sum(sample.read_s for sample in samples),
             sum(sample.decode_s for sample in samples) + augment_s,

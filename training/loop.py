@@ -191,7 +191,7 @@ class _Training:
                 is_saving=int(self._writer.is_busy),
                 is_time_to_save=int(self._worker.rank == 0 and self._clock.is_time()),
                 digest=batch.digest & ((1 << 63) - 1),
-                replaced=sum(len(replacement.broken) for replacement in batch.replacements),
+                replaced=len(batch.replacements),
                 **{activity.value: spent[activity] for activity in Activity},
                 read=round(batch.read_s * NANOSECONDS),
                 decode=round(batch.decode_s * NANOSECONDS),

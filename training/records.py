@@ -23,10 +23,10 @@ EXAMPLES_FILE = "examples.json"
 class StepMetrics:
     """One optimizer step. `attempt` counts the starts of the worker group, from 1; `time` is Unix seconds.
 
-    `digest` proves which samples were used at which positions (see `order.digest_of`; hexadecimal). `replaced` pictures
-    could not be decoded, and their neighbours took their place. `gradient_norm` is of both towers before clipping,
-    where DeepSpeed knows it. A bad step is skipped. `seconds` are those of the slowest rank by activity (see
-    `ledger.Activity`).
+    `digest` proves which samples were used at which positions (see `order.digest_of`; hexadecimal). `replaced`
+    positions had another sample than their own, which was broken or excluded: the replacements file names them.
+    `gradient_norm` is of both towers before clipping, where DeepSpeed knows it. A bad step is skipped. `seconds` are
+    those of the slowest rank by activity (see `ledger.Activity`).
     """
 
     step: int

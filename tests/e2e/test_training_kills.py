@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -11,8 +12,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from commands import DIPTYCH, family, kill_all, start_diptych
+import torch
+from commands import DIPTYCH, diptych, family, kill_all, start_diptych
 from small_datasets import make_dataset
+
+from infra.storage import storage_of
+from training.checkpoint import TensorKind, load_tensors, newest_checkpoint, step_of
 
 pytestmark = pytest.mark.slow
 
@@ -143,3 +148,102 @@ def test_ctrl_c_and_kill_9_of_everything_change_nothing(folder: Path, undisturbe
     assert torn == ['{"step": 9, "lo']
     (run / "metrics.jsonl").write_text((run / "metrics.jsonl").read_text().replace(torn[0] + "\n", ""))
     assert losses(run) == undisturbed
+
+
+def assert_every_sample_was_used_once(folder: Path, run: Path) -> None:
+    verified = diptych("verify", run, cwd=folder)
+    assert verified.returncode == 0, verified.stdout
+    assert f"{STEPS} steps" in verified.stdout and "once an epoch" in verified.stdout
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    checkpoint = newest_checkpoint(storage_of(run))
+    assert checkpoint is not None
+    return load_tensors(storage_of(run).at(checkpoint), TensorKind.PARAMETERS)
+
+
+def test_sigterm_saves_before_it_ends(folder: Path, undisturbed: dict[int, float]):
+    (folder / "term.yaml").write_text(CONFIG.replace("checkpoint_every: 3", "checkpoint_every: 1000"))
+    run = folder / "runs" / "term"
+    driver = start_diptych("train", "term.yaml", cwd=folder)
+    wait_for_step(run, 5, driver)
+    processes = family(driver.pid)
+    driver.send_signal(signal.SIGTERM)
+    assert driver.wait(90) == 143
+    assert psutil.wait_procs(processes, timeout=20)[1] == []
+    saved = newest_checkpoint(storage_of(run))
+    assert saved is not None and 5 <= step_of(saved) < STEPS
+    assert "stopped" in diptych("status", run, cwd=folder).stdout
+    done = diptych("train", "term.yaml", cwd=folder)
+    assert done.returncode == 0 and losses(run) == undisturbed
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, STEPS + 1))  # nothing had to be done again
+    assert_every_sample_was_used_once(folder, run)
+
+
+def test_a_worker_that_is_asked_to_go_is_saved_first_and_replaced(folder: Path, undisturbed: dict[int, float]):
+    (folder / "preempted.yaml").write_text(CONFIG.replace("checkpoint_every: 3", "checkpoint_every: 1000"))
+    run = folder / "runs" / "preempted"
+    driver = start_diptych("train", "preempted.yaml", cwd=folder)
+    wait_for_step(run, 5, driver)
+    training_workers(driver)[1].terminate()
+    assert driver.wait(WAIT_S) == 0, (folder / "output.txt").read_text()
+    assert losses(run) == undisturbed
+    first_steps = [json.loads(path.read_text())["first_step"] for path in sorted((run / "attempts").iterdir())]
+    assert len(first_steps) == 2 and first_steps[1] >= 5
+
+
+def test_a_worker_that_stands_still_is_found_named_and_replaced(folder: Path, undisturbed: dict[int, float]):
+    (folder / "hung.yaml").write_text(CONFIG + "  hang_timeout_s: 10\n")
+    run = folder / "runs" / "hung"
+    driver = start_diptych("train", "hung.yaml", cwd=folder)
+    wait_for_step(run, 8, driver)
+    stopped = training_workers(driver)[1]
+    stopped.suspend()
+    began = time.monotonic()
+    wait_until(lambda: not stopped.is_running())
+    assert time.monotonic() - began < 10 + 20
+    assert driver.wait(WAIT_S) == 0, (folder / "output.txt").read_text()
+    assert losses(run) == undisturbed
+    output = (folder / "output.txt").read_text()
+    assert "was silent for" in output and "in step" in output
+
+
+def test_kills_at_random_moments_leave_the_undisturbed_weights(
+    folder: Path, undisturbed: dict[int, float], request: pytest.FixtureRequest
+):
+    """A worker, everything or the driver, again and again until the training is through."""
+    rounds, seed = request.config.getoption("--kill-rounds"), request.config.getoption("--kill-seed")
+    seed = random.randrange(1 << 32) if seed is None else seed
+    print(f"seed {seed}, {rounds} rounds")
+    chance = random.Random(seed)
+    (folder / "random.yaml").write_text(CONFIG + "  max_restarts: 1000\n")
+    run = folder / "runs" / "random"
+    done, kinds = 0, []
+    while done < rounds:
+        driver = start_diptych("train", "random.yaml", cwd=folder)
+        while done < rounds and driver.poll() is None:
+            moment = time.monotonic() + chance.uniform(2, 30)
+            wait_until(lambda: time.monotonic() > moment or driver.poll() is not None)  # noqa: B023 - called at once
+            if driver.poll() is not None:
+                break
+            done += 1
+            workers = training_workers(driver)
+            kind = chance.choice(["worker", "all", "driver"]) if workers else chance.choice(["all", "driver"])
+            kinds.append(kind)
+            processes = family(driver.pid)
+            if kind == "worker":
+                kill_all([chance.choice(workers)])
+                continue
+            kill_all(processes if kind == "all" else [psutil.Process(driver.pid)])
+            driver.wait()
+            # The cluster of a dead driver ends by itself.
+            psutil.wait_procs(processes, timeout=60)
+        if driver.poll() == 0 and done < rounds:
+            shutil.rmtree(run)  # through before the last kill: once more from the start
+    print(kinds)
+    assert diptych("train", "random.yaml", cwd=folder, timeout_s=WAIT_S).returncode == 0
+    assert losses(run) == undisturbed
+    assert_every_sample_was_used_once(folder, run)
+    ours, theirs = weights(run), weights(folder / "runs" / "quiet")
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)

@@ -1,0 +1,67 @@
+"""Ranks of a training as processes of their own, without Ray, that can be killed."""
+
+import multiprocessing
+import os
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from training.config import TrainConfig
+
+
+class TrainingProcesses:
+    """Runs `train_worker` on some ranks; a `with` block kills what is left of them."""
+
+    def __init__(self, config: TrainConfig, run: Path, ranks: int) -> None:
+        run.mkdir(parents=True, exist_ok=True)
+        rendezvous = run / f"rendezvous-{os.urandom(4).hex()}"
+        context = multiprocessing.get_context("spawn")
+        self._results = context.Queue()
+        self.processes: list[BaseProcess] = [
+            context.Process(
+                target=_train, args=(config.model_dump_json(), str(run), str(rendezvous), rank, ranks, self._results)
+            )
+            for rank in range(ranks)
+        ]
+        for process in self.processes:
+            process.start()
+
+    def __enter__(self) -> "TrainingProcesses":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        """kill -9 of all."""
+        for process in self.processes:
+            process.kill()
+        for process in self.processes:
+            process.join(20)
+
+    def wait(self, timeout_s: float = 240) -> list[str]:
+        """What each rank ended with: an empty string, or its error."""
+        results = dict(self._results.get(timeout=timeout_s) for _ in self.processes)
+        for process in self.processes:
+            process.join(30)
+        return [results[rank] for rank in range(len(self.processes))]
+
+
+def _train(
+    config: str, run: str, rendezvous: str, rank: int, ranks: int, results: "multiprocessing.Queue[object]"
+) -> None:
+    import torch
+    import torch.distributed as dist
+
+    from infra.storage import Storage
+    from training.engine import initialize_deepspeed
+    from training.loop import Worker, train_worker
+
+    os.environ["LOCAL_RANK"] = str(rank)
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=ranks)
+    initialize_deepspeed(use_gpu=False)
+    try:
+        train_worker(TrainConfig.model_validate_json(config), Storage(run), Worker(rank, ranks, use_gpu=False))
+        results.put((rank, ""))
+    except Exception as error:  # noqa: BLE001 - the process's border: told to the test
+        results.put((rank, f"{type(error).__name__}: {error}"))
