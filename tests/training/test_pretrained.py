@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from saved_checkpoints import save_weights
 from test_engine import config
 from torch import nn
 
 from infra.errors import ConfigError
 from infra.storage import Storage
-from training.checkpoint import CheckpointState, save_checkpoint
+from training.checkpoint import CheckpointState
 from training.model import create_model, model_to_train
 
 
@@ -61,7 +62,7 @@ def test_the_configs_own_scale_is_kept(tmp_path: Path):
 def test_a_checkpoint_of_ours_is_a_start(tmp_path: Path):
     state = trained()
     facts = CheckpointState(3, "diptych-tiny", "clip", 8, 8, 0, {})
-    path = save_checkpoint(Storage(str(tmp_path)), facts, state, {}, {}, {})
+    path = save_weights(Storage(str(tmp_path)), facts, state)
     assert_started_from(model_to_train(config(1, pretrained=str(tmp_path / path))), state)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from click.testing import CliRunner
+from saved_checkpoints import save_weights
 from small_datasets import make_dataset
 
 from infra.errors import ConfigError
@@ -13,10 +14,7 @@ from infra.storage import Storage
 from orchestrator.cli import cli
 from orchestrator.config import load_config
 from orchestrator.run import open_run
-from training.checkpoint import CheckpointState, TensorKind
-from training.checkpoint_keep import KeepRule
-from training.checkpoint_part import CheckpointPart, PartName
-from training.checkpoint_writer import CheckpointWriter, WriterSettings
+from training.checkpoint import CheckpointState
 from training.config import LossName, TrainConfig
 from training.loader import TrainingLoader
 from training.loss import clip_loss, siglip_loss
@@ -67,12 +65,8 @@ def test_a_step_has_the_trainings_own_samples_and_pictures(config: TrainConfig, 
 def test_the_weights_are_those_of_the_last_checkpoint_before_the_step(config: TrainConfig, tmp_path: Path):
     run = Storage(str(tmp_path / "run"))
     for step, seed in ((10, 7), (20, 8)):
-        part = CheckpointPart()
-        part.tensors[TensorKind.PARAMETERS].update(create_model(config.model, config.loss, seed).state_dict())
-        settings = WriterSettings(KeepRule(9), 20.0)
-        writer = CheckpointWriter(run, PartName("0001", 0, 1), settings, say=print)
-        writer.begin(CheckpointState(step, config.model, "clip", 20, 100, 0, {}), part)
-        writer.finish()
+        state = CheckpointState(step, config.model, "clip", 20, 100, 0, {})
+        save_weights(run, state, create_model(config.model, config.loss, seed).state_dict())
     found = {step: replay_step(config, run, step) for step in (10, 11, 20, 21)}
     assert [found[step].checkpoint_step for step in (10, 11, 20, 21)] == [0, 10, 10, 20]
     assert len({replay.loss for replay in found.values()}) == 4
