@@ -108,7 +108,8 @@ def _machine(machines: tuple[Machine, ...], gpus: int) -> Machine:
 
 
 def _fill_docker(document: Document, needs: ClusterNeeds) -> None:
-    options = [option for option in document["docker"]["run_options"] if option.startswith("--ulimit")]
+    fixed = ("--ulimit ", "--env RAY_AUTH_MODE=")
+    options = [option for option in document["docker"]["run_options"] if option.startswith(fixed)]
     if needs.gpus:
         options.append(f"--env {GPUS_ON_DEMAND_VARIABLE}={needs.gpus}")
     if needs.shared_folder is not None:

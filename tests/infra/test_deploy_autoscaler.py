@@ -76,6 +76,13 @@ def test_machines_are_those_with_as_many_gpus_as_workers():
 
 
 @pytest.mark.parametrize("cluster", [on_aws(needs()), on_gcp(needs())], ids=["aws", "gcp"])
+def test_the_cluster_asks_for_a_password_that_is_not_in_the_file(cluster: dict[str, Any]):
+    assert "--env RAY_AUTH_MODE=token" in cluster["docker"]["run_options"]
+    assert cluster["file_mounts"] == {"/home/diptych/.ray/auth_token": "~/.ray/auth_token"}
+    assert "--dashboard-host=127.0.0.1" in cluster["head_start_ray_commands"][1]
+
+
+@pytest.mark.parametrize("cluster", [on_aws(needs()), on_gcp(needs())], ids=["aws", "gcp"])
 def test_no_task_runs_on_the_head_and_workers_come_from_zero(cluster: dict[str, Any]):
     nodes = cluster["available_node_types"]
     assert nodes["head"]["resources"] == {"CPU": 0}
