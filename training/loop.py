@@ -26,7 +26,7 @@ from training.checkpoint_writer import CheckpointWriter, WriterSettings
 from training.communication import communication_ns
 from training.config import TrainConfig
 from training.engine import Engine
-from training.ledger import NANOSECONDS, Activity, Ledger, RankTimes, add_facts, what_to_mend
+from training.ledger import NANOSECONDS, Activity, Ledger, RankTimes, add_facts, write_ledger
 from training.loader import Batch, Replacement, TrainingLoader
 from training.mixture import Mixture
 from training.model import ModelTraits, model_traits
@@ -35,7 +35,6 @@ from training.preemption import is_preempted
 from training.profile import StepProfiler
 from training.records import (
     CERTIFICATE_FILE,
-    LEDGER_FILE,
     METRICS_FILE,
     REPLACEMENTS_FILE,
     StepMetrics,
@@ -293,9 +292,7 @@ class _Training:
         """Writes down what a checkpoint that is about to be committed vouches for; runs in the writer's thread."""
         self._logs.flush()
         if self._times is not None:
-            ranks = [asdict(times) for times in self._times]
-            facts = {"attempt": self._attempt, "advice": what_to_mend(self._times), "ranks": ranks}
-            self._run.write_bytes(LEDGER_FILE, json.dumps(facts, indent=1).encode())
+            write_ledger(self._run, self._attempt, self._times)
 
 
 def _loader(config: TrainConfig, samples: Samples, order: Mixture, worker: Worker) -> TrainingLoader:
