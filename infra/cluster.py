@@ -63,10 +63,12 @@ def connect(logs: Path, *, address: str | None = None, cpus: int | None = None) 
         with warnings.catch_warnings(), _own_sigterm():
             warnings.simplefilter("ignore")
             _start(ray, folder, address, cpus)
-        resources = ray.cluster_resources()
-        yield Cluster(int(resources.get("CPU", 0)), int(resources.get("GPU", 0)), logs)
+        try:
+            resources = ray.cluster_resources()
+            yield Cluster(int(resources.get("CPU", 0)), int(resources.get("GPU", 0)), logs)
+        finally:
+            ray.shutdown()
     finally:
-        ray.shutdown()
         _keep_logs(folder, logs)
         shutil.rmtree(folder, ignore_errors=True)
 
