@@ -206,8 +206,9 @@ class _Training:
         self._times = add_facts(self._times, facts)
         if self._logs.metrics is None or self._logs.replacements is None:
             return
+        place = {"step": step + 1, "attempt": self._attempt}
         for replacement in replacements:
-            self._logs.replacements.write(json.dumps({"step": step + 1, **asdict(replacement)}, ensure_ascii=False))
+            self._logs.replacements.write(json.dumps(place | asdict(replacement), ensure_ascii=False))
         metrics = StepMetrics(
             step=step + 1,
             loss=done.loss,
@@ -220,6 +221,7 @@ class _Training:
             ranks=self._worker.ranks,
             digest=f"{total_digest(facts):016x}",
             replaced=replaced,
+            saving=sum(fact.is_saving for fact in facts),
             gradient_norm=done.gradient_norm,
             is_skipped=not done.is_applied,
             seconds={
