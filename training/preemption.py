@@ -51,9 +51,10 @@ def is_preempted() -> bool:
 
 
 def _is_node_draining() -> bool:
-    import ray.train
+    """By what Ray Train has told this worker; its public call would wait for all ranks, at each step."""
+    from ray.train.v2._internal.execution.context import get_train_context
 
     try:
-        return ray.train.get_preemption_info() is not None
-    except (RuntimeError, AttributeError):
+        return get_train_context().preemption_context.preemption_info is not None
+    except RuntimeError:
         return False  # not under Ray Train
