@@ -24,6 +24,7 @@ STEPS = 24
 TOLERANCE = 2e-3
 WAIT_S = 240
 OUTAGE_S = 60
+OUTAGE_STEPS = 600
 
 
 def config(data: str, **values: Any) -> TrainConfig:
@@ -126,7 +127,7 @@ def test_a_storage_that_fails_for_a_minute_delays_a_checkpoint_and_stops_no_rank
     run = object_store.url("outage")
     with FaultProxy(object_store.endpoint) as proxy:
         use_store(object_store.environment(proxy.endpoint))
-        settings = config(data, steps=1500, checkpoint_every=20, global_batch_size=8)
+        settings = config(data, steps=OUTAGE_STEPS, checkpoint_every=20, global_batch_size=8)
         with TrainingProcesses(settings, run, 2) as ranks:
             deadline = time.monotonic() + WAIT_S
             while newest_checkpoint(storage_of(run)) is None:
@@ -137,9 +138,9 @@ def test_a_storage_that_fails_for_a_minute_delays_a_checkpoint_and_stops_no_rank
             assert ranks.wait(2 * WAIT_S) == ["", ""]
         metrics = read_metrics(storage_of(run))
         during = [step for step in metrics if began + 2 < step.time < began + OUTAGE_S]
-        assert len(metrics) == 1500 and {step.attempt for step in metrics} == {1}
+        assert len(metrics) == OUTAGE_STEPS and {step.attempt for step in metrics} == {1}
         assert len(during) > 20, "the training stood still"
         assert max(after.time - step.time for step, after in pairwise(during)) < OUTAGE_S / 6
         saved = newest_checkpoint(storage_of(run))
-        assert saved is not None and step_of(saved) == 1500
+        assert saved is not None and step_of(saved) == OUTAGE_STEPS
         assert prove_samples(settings, storage_of(run)).problems == ()
