@@ -15,7 +15,7 @@ from infra.append_log import AppendLog
 from infra.errors import StageFailed
 from infra.storage import Storage
 from training.agreement import StepFacts, gather_facts, total_digest
-from training.bad_steps import BadStepJudge, BadStepRule
+from training.bad_steps import BadStepJudge, BadStepRule, TrainingStopped
 from training.board import Heartbeat
 from training.cadence import Cadence, CadenceClock
 from training.certificate import certify_loss
@@ -140,6 +140,14 @@ class _Training:
 
     def run(self, loader: TrainingLoader, first: int) -> None:
         """Trains from step `first` to the last one, or until it is asked to stop."""
+        try:
+            self._run_steps(loader, first)
+        except TrainingStopped:
+            # The checkpoint that is being written is of an earlier step, and all ranks are here.
+            self._writer.wait()
+            raise
+
+    def _run_steps(self, loader: TrainingLoader, first: int) -> None:
         batches = loader.batches(first, self._plan.steps)
         with StepProfiler(self._config.profile_steps, self._run, self._worker.rank) as profiler:
             for step in range(first, self._plan.steps):
