@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from infra.errors import DiptychError
+from orchestrator.cluster_commands import cluster
 
 if TYPE_CHECKING:
     from datapipe.survey import Survey
@@ -298,6 +299,9 @@ def verify(place: str, as_json: bool) -> None:
     report = verify_dataset(place)
     _print(report, verify_lines(report), as_json)
     sys.exit(0 if report.is_intact else 1)
+
+
+cli.add_command(cluster)
 
 
 def _survey(dataset: str, hosts: int) -> "Survey":

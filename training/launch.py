@@ -143,7 +143,8 @@ def _fit(config: TrainConfig, run: Storage, cluster: Cluster, board: Any, *, use
             num_workers=config.workers,
             elastic_resize_monitor_interval_s=config.resize_check_s,
             use_gpu=use_gpu,
-            resources_per_worker={"CPU": cpus, **({"GPU": 1} if use_gpu else {})},
+            # A GPU spreads the workers by itself; cores of nodes without one are none that a worker could have.
+            resources_per_worker={"CPU": 1, "GPU": 1} if use_gpu else {"CPU": cpus},
         ),
         run_config=RunConfig(
             # A name of its own for each start: what to resume from is read from our checkpoints alone.
