@@ -20,12 +20,14 @@ class AppendLog:
     that is written again every few seconds, and begun anew when it is large; what a kill takes is less than that.
     """
 
-    def __init__(self, storage: Storage, path: str) -> None:
+    def __init__(self, storage: Storage, path: str, flush_every_s: float = FLUSH_EVERY_S) -> None:
         self._storage = storage
         self._path = path
-        self._lock = threading.Lock()
+        self._flush_every_s = flush_every_s
+        self._lock = threading.Lock()  # of the lines; never held while the storage is written to
+        self._flushing = threading.Lock()
         self._lines: list[bytes] = []
-        self._is_clean = True
+        self._durable = 0  # of the lines
         self._segment = _new_segment(path)
         self._flushed_at = time.monotonic()
         self._file: IO[bytes] | None = _open_at_line_start(storage, path) if storage.is_local else None
@@ -51,8 +53,7 @@ class AppendLog:
             return
         with self._lock:
             self._lines.append(data)
-            self._is_clean = False
-        if time.monotonic() - self._flushed_at > FLUSH_EVERY_S:
+        if time.monotonic() - self._flushed_at > self._flush_every_s:
             self._flushed_at = time.monotonic()
             threading.Thread(target=self._try_to_flush, name="append-log", daemon=True).start()
 
@@ -61,20 +62,31 @@ class AppendLog:
         if self._file is not None:
             os.fsync(self._file.fileno())
             return
+        with self._flushing:
+            self._write_segment()
+
+    def _write_segment(self) -> None:
         with self._lock:
-            if self._is_clean:
-                return
-            data = b"".join(self._lines)
-            self._storage.write_bytes(self._segment, data)
-            self._is_clean = True
-            if len(data) > SEGMENT_BYTES:
-                self._lines, self._segment = [], _new_segment(self._path)
+            lines = list(self._lines)
+        if len(lines) == self._durable:
+            return
+        data = b"".join(lines)
+        self._storage.write_bytes(self._segment, data)
+        self._durable = len(lines)
+        if len(data) > SEGMENT_BYTES:
+            with self._lock:
+                del self._lines[: len(lines)]
+            self._segment, self._durable = _new_segment(self._path), 0
 
     def _try_to_flush(self) -> None:
+        if not self._flushing.acquire(blocking=False):
+            return  # the one before still waits for its storage
         try:
-            self.flush()
+            self._write_segment()
         except (DiptychError, OSError):
             return  # the lines are kept, and the next flush writes them
+        finally:
+            self._flushing.release()
 
 
 def read_log(storage: Storage, path: str) -> bytes:

@@ -67,11 +67,13 @@ def connect(logs: Path, *, address: str | None = None, cpus: int | None = None) 
         with warnings.catch_warnings(), _own_sigterm():
             warnings.simplefilter("ignore")
             _start(ray, folder, address, cpus)
-        resources = ray.cluster_resources()
-        gpus = max(int(resources.get("GPU", 0)), _gpus_on_demand() if address else 0)
-        yield Cluster(int(resources.get("CPU", 0)), gpus, logs)
+        try:
+            resources = ray.cluster_resources()
+            gpus = max(int(resources.get("GPU", 0)), _gpus_on_demand() if address else 0)
+            yield Cluster(int(resources.get("CPU", 0)), gpus, logs)
+        finally:
+            ray.shutdown()
     finally:
-        ray.shutdown()
         _keep_logs(folder, logs)
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -14,9 +14,14 @@ Result = TypeVar("Result")
 
 
 def persist(
-    action: Callable[[], Result], *, until: float, on_trouble: Callable[[Exception], None] | None = None
+    action: Callable[[], Result],
+    *,
+    until: float,
+    on_trouble: Callable[[Exception], None] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> Result:
-    """The action's result; while it fails it is tried again with growing pauses, until that time (monotonic).
+    """The action's result; while it fails it is tried again with growing pauses, until that time of the clock.
 
     `on_trouble` hears of each failure. Raises the last one.
     """
@@ -25,10 +30,10 @@ def persist(
         try:
             return action()
         except (DiptychError, OSError) as error:
-            if time.monotonic() + pause > until or isinstance(error, FileNotFoundError):
+            if clock() + pause > until or isinstance(error, FileNotFoundError):
                 raise
             if on_trouble is not None:
                 on_trouble(error)
         # Many workers that fail together must not come back together.
-        time.sleep(pause * random.uniform(0.5, 1.0))
+        sleep(pause * random.uniform(0.5, 1.0))
         pause = min(2 * pause, LONGEST_PAUSE_S)

@@ -38,6 +38,7 @@ VERSIONED_PACKAGES = (
 FREE_TRAIN_KEYS = frozenset(
     {
         "workers",
+        "resize_check_s",
         "use_gpu",
         "threads_per_worker",
         "micro_batch_size",

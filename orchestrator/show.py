@@ -48,8 +48,13 @@ def replay_lines(replay: "Replay", top: int) -> list[str]:
     """The step's loss, with which weights, and its samples with the greatest losses."""
     weights = f"the weights of {replay.checkpoint}" if replay.checkpoint else "the weights that it began with"
     lines = [f"step {replay.step:,}: loss {replay.loss:.4f} of {len(replay.samples):,} samples with {weights}"]
-    if replay.replaced:
-        lines.append(f"{replay.replaced:,} of the pictures were broken, and their neighbours took their place")
+    replaced = sum(sample.is_replaced for sample in replay.samples)
+    if replaced:
+        lines.append(f"{replaced:,} samples were broken or are excluded, and their neighbours took their place")
+    if replay.is_as_recorded is False:
+        lines.append(
+            "! the training recorded other samples at this step: the dataset or train.exclude has changed since"
+        )
     worst = sorted(replay.samples, key=lambda sample: -sample.loss)[:top]
     lines += [
         f"{sample.loss:9.4f}  {printable(sample.key):>12}  shard {sample.shard:05d} sample {sample.index}  "

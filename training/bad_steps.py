@@ -32,7 +32,7 @@ class BadStepJudge:
     def __init__(self, rule: BadStepRule, losses: Sequence[float] = ()) -> None:
         self._rule = rule
         self._losses = deque(losses, maxlen=REMEMBERED)
-        self._in_a_row = 0
+        self._in_a_row = self._in_a_row_before = 0
 
     @property
     def losses(self) -> tuple[float, ...]:
@@ -44,7 +44,7 @@ class BadStepJudge:
         problem = self._problem(loss)
         if problem is None:
             self._losses.append(loss)
-            self._in_a_row = 0
+            self._in_a_row, self._in_a_row_before = 0, self._in_a_row
             return True
         self._bad(step, problem)
         return False
@@ -52,6 +52,7 @@ class BadStepJudge:
     def refuse_gradient(self, step: int) -> None:
         """The step's loss was good, but its gradient is not finite. Raises TrainingStopped when the rule says so."""
         self._losses.pop()
+        self._in_a_row = self._in_a_row_before
         self._bad(step, "its gradient is not finite")
 
     def _problem(self, loss: float) -> str | None:
@@ -67,7 +68,7 @@ class BadStepJudge:
         self._in_a_row += 1
         if self._rule.action is BadStepAction.SKIP and self._in_a_row <= self._rule.max_in_a_row:
             return
-        many = f", the {self._in_a_row}th in a row" if self._rule.action is BadStepAction.SKIP else ""
+        many = f", as {self._in_a_row - 1:,} before it" if self._rule.action is BadStepAction.SKIP else ""
         raise TrainingStopped(
             f"Step {step + 1:,} went wrong{many}: {problem}.",
             "No weight was changed by it; the last checkpoint is kept.",

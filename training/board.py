@@ -154,7 +154,9 @@ class Heartbeat:
 
 
 def start_board() -> Any:
-    """A board on the connected Ray cluster; it ends with the driver."""
+    """A board beside the driver on the connected Ray cluster; it ends with the driver, and with no other node."""
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    return ray.remote(Board).options(num_cpus=0).remote()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()

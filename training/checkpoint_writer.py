@@ -96,7 +96,7 @@ class CheckpointWriter:
             persist(lambda: write_part(checkpoint, self._name, part), until=until, on_trouble=on_trouble)
             if self._name.rank == 0:
                 self._commit(checkpoint, state, until, on_trouble)
-        except (DiptychError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - the thread's border: raised again by `finish`
             self._failure = error
             self._say(f"the checkpoint of step {state.step:,} is given up: {error}")
             return

@@ -248,6 +248,8 @@ class TrainConfig(Settings):
     """Further settings of DeepSpeed, or a JSON file with them; what contradicts other settings here is refused."""
     workers: WorkerCount | tuple[WorkerCount, WorkerCount] = 1
     """Training workers (ranks): a number, or [from, to]: as many of these as the cluster has room for."""
+    resize_check_s: Annotated[float, Field(ge=1)] = 60.0
+    """How often it is looked whether the cluster has room for another number of workers, when `workers` is a range."""
     use_gpu: bool | None = None
     """Whether each worker gets a GPU; null: if the cluster has enough."""
     threads_per_worker: Annotated[int, Field(ge=1)] | None = None

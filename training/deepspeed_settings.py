@@ -21,8 +21,10 @@ OWN_JOBS = {
     "tensorboard": "train.trackers",
     "wandb": "train.trackers",
     "data_efficiency": "train.data",
+    **dict.fromkeys(BATCH_KEYS, "train.global_batch_size, micro_batch_size and workers"),
 }
 AUTO = "auto"  # what other programs' files have where they want the program to fill in
+USERS_CHOICE = ("reduce_bucket_size", "steps_per_print")  # diptych's are only better than DeepSpeed's
 
 
 def settled_settings(config: TrainConfig) -> dict[str, Any]:
@@ -75,7 +77,8 @@ def with_settings_inside(config: TrainConfig) -> TrainConfig:
 def merged(ours: Mapping[str, Any], users: Mapping[str, Any]) -> dict[str, Any]:
     """Both together. Raises ConfigError where the user's contradict ours, or do what diptych does itself."""
     for key, values in users.items():
-        if key in OWN_JOBS and not (isinstance(values, dict) and values.get("enabled") is False):
+        is_off = isinstance(values, dict) and values.get("enabled") in (False, AUTO)
+        if key in OWN_JOBS and values != AUTO and not is_off:
             raise ConfigError(
                 f"train.deepspeed.{key}: got {json.dumps(values)}.",
                 f"diptych does this itself: {OWN_JOBS[key]}.",
@@ -89,10 +92,11 @@ def _merge(ours: Mapping[str, Any], users: Mapping[str, Any], path: tuple[str, .
         place = (*path, key)
         own, theirs = ours.get(key), users.get(key, AUTO)
         if theirs == AUTO:
-            yield key, own
-        elif isinstance(own, dict) and isinstance(theirs, dict):
-            yield key, dict(_merge(own, theirs, place))
-        elif key not in ours or key == "reduce_bucket_size" or own == theirs:
+            if key in ours:  # else it is DeepSpeed that fills in
+                yield key, own
+        elif isinstance(theirs, dict) and isinstance(ours.get(key, {}), dict):
+            yield key, dict(_merge(own or {}, theirs, place))
+        elif key not in ours or key in USERS_CHOICE or own == theirs:
             yield key, theirs
         else:
             yield _refuse(place, own, theirs)
@@ -104,7 +108,6 @@ def _refuse(place: tuple[str, ...], own: Any, theirs: Any) -> tuple[str, Any]:
         "zero_optimization.offload_optimizer.device": "train.optimizer_offload",
         "bf16.enabled": "train.precision",
         "gradient_clipping": "train.grad_clip_norm",
-        **dict.fromkeys(BATCH_KEYS, "train.global_batch_size, micro_batch_size and workers"),
     }
     name = ".".join(place)
     raise ConfigError(

@@ -124,7 +124,7 @@ def _fit(config: TrainConfig, run: Storage, cluster: Cluster, board: Any, *, use
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from training.ray_callbacks import CatchSigterm
+    from training.ray_callbacks import CatchSigterm, SaveBeforeResize
     from training.worker import run_worker, settings_for
 
     cpus = max(1, cluster.cpus // config.max_workers)
@@ -141,6 +141,7 @@ def _fit(config: TrainConfig, run: Storage, cluster: Cluster, board: Any, *, use
         ),
         scaling_config=ScalingConfig(
             num_workers=config.workers,
+            elastic_resize_monitor_interval_s=config.resize_check_s,
             use_gpu=use_gpu,
             # A GPU spreads the workers by itself; cores of nodes without one are none that a worker could have.
             resources_per_worker={"CPU": 1, "GPU": 1} if use_gpu else {"CPU": cpus},
@@ -151,7 +152,7 @@ def _fit(config: TrainConfig, run: Storage, cluster: Cluster, board: Any, *, use
             storage_path=run.at(RAY_TRAIN_FOLDER).url,
             failure_config=FailureConfig(max_failures=config.max_restarts),
             worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
-            callbacks=[CatchSigterm()],
+            callbacks=[CatchSigterm(), SaveBeforeResize()],
         ),
     )
     try:

@@ -15,7 +15,7 @@ from infra.append_log import AppendLog
 from infra.errors import StageFailed
 from infra.storage import Storage
 from training.agreement import StepFacts, gather_facts, total_digest
-from training.bad_steps import BadStepJudge, BadStepRule
+from training.bad_steps import BadStepJudge, BadStepRule, TrainingStopped
 from training.board import Heartbeat
 from training.cadence import Cadence, CadenceClock
 from training.certificate import certify_loss
@@ -26,7 +26,7 @@ from training.checkpoint_writer import CheckpointWriter, WriterSettings
 from training.communication import communication_ns
 from training.config import TrainConfig
 from training.engine import Engine
-from training.ledger import NANOSECONDS, Activity, Ledger, RankTimes, add_facts, what_to_mend
+from training.ledger import NANOSECONDS, Activity, Ledger, RankTimes, add_facts, write_ledger
 from training.loader import Batch, Replacement, TrainingLoader
 from training.mixture import Mixture
 from training.model import ModelTraits, model_traits
@@ -35,7 +35,6 @@ from training.preemption import is_preempted
 from training.profile import StepProfiler
 from training.records import (
     CERTIFICATE_FILE,
-    LEDGER_FILE,
     METRICS_FILE,
     REPLACEMENTS_FILE,
     StepMetrics,
@@ -141,6 +140,14 @@ class _Training:
 
     def run(self, loader: TrainingLoader, first: int) -> None:
         """Trains from step `first` to the last one, or until it is asked to stop."""
+        try:
+            self._run_steps(loader, first)
+        except TrainingStopped:
+            # The checkpoint that is being written is of an earlier step, and all ranks are here.
+            self._writer.wait()
+            raise
+
+    def _run_steps(self, loader: TrainingLoader, first: int) -> None:
         batches = loader.batches(first, self._plan.steps)
         with StepProfiler(self._config.profile_steps, self._run, self._worker.rank) as profiler:
             for step in range(first, self._plan.steps):
@@ -207,8 +214,9 @@ class _Training:
         self._times = add_facts(self._times, facts)
         if self._logs.metrics is None or self._logs.replacements is None:
             return
+        place = {"step": step + 1, "attempt": self._attempt}
         for replacement in replacements:
-            self._logs.replacements.write(json.dumps({"step": step + 1, **asdict(replacement)}, ensure_ascii=False))
+            self._logs.replacements.write(json.dumps(place | asdict(replacement), ensure_ascii=False))
         metrics = StepMetrics(
             step=step + 1,
             loss=done.loss,
@@ -221,6 +229,7 @@ class _Training:
             ranks=self._worker.ranks,
             digest=f"{total_digest(facts):016x}",
             replaced=replaced,
+            saving=sum(fact.is_saving for fact in facts),
             gradient_norm=done.gradient_norm,
             is_skipped=not done.is_applied,
             seconds={
@@ -293,9 +302,7 @@ class _Training:
         """Writes down what a checkpoint that is about to be committed vouches for; runs in the writer's thread."""
         self._logs.flush()
         if self._times is not None:
-            ranks = [asdict(times) for times in self._times]
-            facts = {"attempt": self._attempt, "advice": what_to_mend(self._times), "ranks": ranks}
-            self._run.write_bytes(LEDGER_FILE, json.dumps(facts, indent=1).encode())
+            write_ledger(self._run, self._attempt, self._times)
 
 
 def _loader(config: TrainConfig, samples: Samples, order: Mixture, worker: Worker) -> TrainingLoader:

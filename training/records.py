@@ -25,6 +25,7 @@ class StepMetrics:
 
     `digest` proves which samples were used at which positions (see `order.digest_of`; hexadecimal). `replaced`
     positions had another sample than their own, which was broken or excluded: the replacements file names them.
+    `saving` ranks were writing a checkpoint meanwhile.
     `gradient_norm` is of both towers before clipping, where DeepSpeed knows it. A bad step is skipped. `seconds` are
     those of the slowest rank by activity (see `ledger.Activity`).
     """
@@ -40,6 +41,7 @@ class StepMetrics:
     ranks: int = 1
     digest: str = ""
     replaced: int = 0
+    saving: int = 0
     gradient_norm: float | None = None
     is_skipped: bool = False
     seconds: dict[str, float] = field(default_factory=dict)

@@ -101,7 +101,7 @@ def _select_in_shard(dataset: Dataset, shard: int, source: DataSource, view: Vie
     rows = dataset.read_rows(shard, _needed_columns(dataset, shard, source))
     is_good = pc.equal(rows["status"], "success")
     good = rows.filter(is_good)
-    chosen = functools.reduce(pc.or_, [_has_text(good[column]) for column in source.captions])
+    chosen = functools.reduce(pc.or_, [_has_text(good[column], column) for column in source.captions])
     for column, value in source.where.items():
         chosen = pc.and_(chosen, pc.fill_null(_equals(good[column], value, column), False))
     mask = chosen.to_numpy(zero_copy_only=False).astype(bool)
@@ -114,11 +114,24 @@ def _select_in_shard(dataset: Dataset, shard: int, source: DataSource, view: Vie
     return np.repeat(np.arange(len(mask)), np.where(mask, times, 0))
 
 
-def _has_text(values: pa.ChunkedArray) -> pa.ChunkedArray:
+def _has_text(values: pa.ChunkedArray, column: str) -> pa.ChunkedArray:
     """Whether there is a caption; a list has one when its first text is not empty or another one is not."""
-    if not pa.types.is_list(values.type) and not pa.types.is_large_list(values.type):
+    kind = values.type
+    if pa.types.is_null(kind):
+        return pa.chunked_array([pa.array([False] * len(values))])
+    if _is_text(kind):
         return pc.greater(pc.utf8_length(pc.fill_null(values, "")), 0)
-    return pa.chunked_array([[any(texts or []) for texts in values.to_pylist()]], type=pa.bool_())
+    if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _is_text(kind.value_type):
+        return pa.chunked_array([[any(texts or []) for texts in values.to_pylist()]], type=pa.bool_())
+    raise ConfigError(
+        f"data.captions: the column {column} holds {kind}.",
+        "Captions are texts, or lists of texts.",
+        "Name another column.",
+    )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _needed_columns(dataset: Dataset, shard: int, source: DataSource) -> list[str]:

@@ -43,7 +43,7 @@ def read_view(dataset: Dataset, name: str) -> View:
         weights = _whole(table, "weight") if "weight" in table.column_names else np.ones(len(rows), np.int64)
     except FileNotFoundError as error:
         raise _bad(dataset, path, "it is not there") from error
-    except (pa.ArrowInvalid, KeyError, ValueError) as error:
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise _bad(dataset, path, str(error)) from error
     order = np.argsort(shards, kind="stable")
     return View(shards[order], rows[order], weights[order])
@@ -51,7 +51,10 @@ def read_view(dataset: Dataset, name: str) -> View:
 
 def _whole(table: pa.Table, column: str) -> Integers:
     """The column as whole numbers, none of them negative."""
-    values = table[column].cast(pa.int64()).to_numpy()  # refuses to cut what is behind a point
+    try:
+        values = table[column].cast(pa.int64()).to_numpy()  # refuses to cut what is behind a point
+    except pa.ArrowException as error:
+        raise ValueError(f"the column {column} holds other things than whole numbers ({error})") from error
     if table[column].null_count or (len(values) and values.min() < 0):
         raise ValueError(f"the column {column} has missing or negative numbers")
     return np.asarray(values, dtype=np.int64)

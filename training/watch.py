@@ -42,11 +42,11 @@ class TrainingWatch:
             if self._attempt is None:
                 self._progress.note(f"train  {json.loads(self._run.read_bytes(CERTIFICATE_FILE))['text']}")
             else:
-                why = f" ({'; '.join(view.silent)})" if view.silent else ""
+                why = f": {'; '.join(view.silent)}" if view.silent else ""
                 workers = f"{last.ranks} worker{'s' if last.ranks > 1 else ''}"
                 self._progress.note(
-                    f"train  a worker died or hung{why}; resumed at step {last.step:,} from the last checkpoint, "
-                    f"with {workers}"
+                    f"train  the workers were started again{why}; from the last checkpoint it goes on at step "
+                    f"{last.step:,} with {workers}"
                 )
             self._attempt = last.attempt
             self._progress.restart_rate(last.step)

@@ -58,7 +58,6 @@ touch "$TEST_FOLDER/task-ended"
 # What `srun` does with the script's command: a task on each node; it ends when both have ended.
 SRUN = """#!/usr/bin/env bash
 set -euo pipefail
-rm -f "$TEST_FOLDER/task" "$TEST_FOLDER/task-ended"
 while [[ $1 == --* ]]; do shift; done
 { export -p; printf '%q ' "$@"; } > "$TEST_FOLDER/task-begun"
 mv "$TEST_FOLDER/task-begun" "$TEST_FOLDER/task"
@@ -105,6 +104,8 @@ def job(folder: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def start(folder: Path) -> subprocess.Popen[str]:
+    for left in ("task", "task-ended"):
+        (folder / left).unlink(missing_ok=True)
     environment = os.environ | {
         "PATH": f"{folder}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "TEST_FOLDER": str(folder),

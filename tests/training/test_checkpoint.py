@@ -114,6 +114,16 @@ def test_a_rank_whose_part_does_not_come_costs_the_checkpoint_and_no_more(tmp_pa
     assert not run.local_path("checkpoints/step_00000005").exists()
 
 
+def test_a_checkpoint_that_failed_by_a_bug_is_not_taken_for_written(tmp_path: Path):
+    run, said = storage_of(tmp_path), []
+    write, odd = writer(run, said=said), CheckpointPart()
+    odd.tensors[TensorKind.PARAMETERS]["weight"] = torch.zeros(2, dtype=torch.complex64)
+    write.begin(state(5), odd)
+    with pytest.raises(StageFailed, match=r"could not be written: torch\.complex64"):
+        write.finish()
+    assert committed_checkpoints(run) == [] and "step 5 is given up" in said[0]
+
+
 class Troubled(Storage):
     """A storage that refuses writes until it is told otherwise."""
 
