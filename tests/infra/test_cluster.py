@@ -16,7 +16,7 @@ from infra.errors import MachineError
 DRIVER = """
 import sys, time
 from pathlib import Path
-from infra.cluster import connect
+from infra.cluster import Cluster, connect
 
 with connect(Path(sys.argv[1]), cpus=2) as cluster:
     import ray
@@ -87,3 +87,33 @@ def test_an_address_where_nothing_answers_leaves_the_cluster_that_is_connected(r
     with pytest.raises(MachineError), connect(tmp_path, address="127.0.0.1:1"):
         pass
     assert ray.cluster_resources()["CPU"] == ray_cluster.cpus
+
+
+GUEST = """
+import sys
+from pathlib import Path
+from infra.cluster import Cluster, connect
+
+with connect(Path(sys.argv[1]), address=sys.argv[2]) as cluster:
+    print(cluster.gpus)
+"""
+
+
+@pytest.mark.parametrize(
+    ("value", "code", "words"), [("16", 0, "16\n"), ("many", 1, "DIPTYCH_GPUS_ON_DEMAND is 'many'")]
+)
+def test_gpus_that_an_autoscaler_may_add_count_as_there(
+    value: str, code: int, words: str, ray_cluster: Cluster, tmp_path: Path
+):
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    guest = subprocess.run(
+        [sys.executable, "-c", GUEST, tmp_path, address],
+        env=os.environ | {"DIPTYCH_GPUS_ON_DEMAND": value},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert guest.returncode == code and words in guest.stdout + guest.stderr

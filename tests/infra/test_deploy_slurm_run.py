@@ -19,8 +19,8 @@ from orchestrator.config import load_config
 
 pytestmark = pytest.mark.slow
 
-STEPS = 60
-WAIT_S = 240
+STEPS = 30
+WAIT_S = 600
 JOB_ID = "4242"
 ISOLATED = ("unshare", "--pid", "--mount", "--fork", "--mount-proc", "--kill-child")
 
