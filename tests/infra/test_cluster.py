@@ -105,8 +105,6 @@ with connect(Path(sys.argv[1]), address=sys.argv[2]) as cluster:
 def test_gpus_that_an_autoscaler_may_add_count_as_there(
     value: str, code: int, words: str, ray_cluster: Cluster, tmp_path: Path
 ):
-    import ray
-
     address = ray.get_runtime_context().gcs_address
     guest = subprocess.run(
         [sys.executable, "-c", GUEST, tmp_path, address],
