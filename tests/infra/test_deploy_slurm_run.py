@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from own_machine import ISOLATED, require_own_machine
 from small_datasets import make_dataset
 
 from infra.deploy.slurm import slurm_job
@@ -22,8 +23,6 @@ pytestmark = pytest.mark.slow
 STEPS = 30
 WAIT_S = 600
 JOB_ID = "4242"
-ISOLATED = ("unshare", "--pid", "--mount", "--fork", "--mount-proc", "--kill-child")
-
 # Two machines in one: each with its own processes, network and temporary folder, since `ray symmetric-run` tells the
 # head by its address and `ray stop` ends every Ray process that it sees. The script runs on the first, as in Slurm.
 MACHINES = f"""
@@ -73,10 +72,7 @@ echo "$@" >> "$TEST_FOLDER/scontrol.txt"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    if subprocess.run(
-        [*ISOLATED, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True, check=False
-    ).returncode:
-        pytest.skip("networks, processes and mounts of one's own (unshare, as root) are not allowed here")
+    require_own_machine()
     programs = tmp_path / "bin"
     programs.mkdir()
     for name, text in {"srun": SRUN, "scontrol": SCONTROL}.items():
