@@ -23,7 +23,8 @@ class AppendLog:
     def __init__(self, storage: Storage, path: str) -> None:
         self._storage = storage
         self._path = path
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of the lines; never held while the storage is waited for
+        self._flushing = threading.Lock()
         self._lines: list[bytes] = []
         self._is_clean = True
         self._segment = _new_segment(path)
@@ -61,14 +62,17 @@ class AppendLog:
         if self._file is not None:
             os.fsync(self._file.fileno())
             return
-        with self._lock:
-            if self._is_clean:
-                return
-            data = b"".join(self._lines)
+        with self._flushing:
+            with self._lock:
+                if self._is_clean:
+                    return
+                count = len(self._lines)
+                data = b"".join(self._lines)
             self._storage.write_bytes(self._segment, data)
-            self._is_clean = True
-            if len(data) > SEGMENT_BYTES:
-                self._lines, self._segment = [], _new_segment(self._path)
+            with self._lock:
+                self._is_clean = count == len(self._lines)
+                if len(data) > SEGMENT_BYTES:
+                    self._lines, self._segment = self._lines[count:], _new_segment(self._path)
 
     def _try_to_flush(self) -> None:
         try:

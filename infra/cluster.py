@@ -39,11 +39,12 @@ QUIET_RAY = {
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """What a connected cluster offers."""
+    """What a connected cluster offers. scratch: a folder of this machine that goes when the connection ends."""
 
     cpus: int
     gpus: int
     logs: Path
+    scratch: Path
 
 
 @contextlib.contextmanager
@@ -64,7 +65,7 @@ def connect(logs: Path, *, address: str | None = None, cpus: int | None = None) 
             warnings.simplefilter("ignore")
             _start(ray, folder, address, cpus)
         resources = ray.cluster_resources()
-        yield Cluster(int(resources.get("CPU", 0)), int(resources.get("GPU", 0)), logs)
+        yield Cluster(int(resources.get("CPU", 0)), int(resources.get("GPU", 0)), logs, folder / "scratch")
     finally:
         ray.shutdown()
         _keep_logs(folder, logs)
