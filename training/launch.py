@@ -26,7 +26,6 @@ from training.records import PLAN_FILE, read_metrics
 from training.trackers import check_trackers, open_trackers
 from training.watch import TrainingWatch
 
-RAY_TRAIN_FOLDER = "ray"
 WATCH_EVERY_S = 0.5
 STOP_PATIENCE_S = 120.0  # for a checkpoint after SIGTERM
 # A rank that waits for one that is loading is not hung.
@@ -149,7 +148,8 @@ def _fit(config: TrainConfig, run: Storage, cluster: Cluster, board: Any, *, use
         run_config=RunConfig(
             # A name of its own for each start: what to resume from is read from our checkpoints alone.
             name=f"start-{time.time_ns()}",
-            storage_path=run.at(RAY_TRAIN_FOLDER).url,
+            # Nothing of ours is in it, so that no storage but the driver's own disk is needed.
+            storage_path=str(cluster.scratch),
             failure_config=FailureConfig(max_failures=config.max_restarts),
             worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
             callbacks=[CatchSigterm(), SaveBeforeResize()],
