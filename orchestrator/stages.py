@@ -128,12 +128,12 @@ def _train(context: StageContext) -> None:
 
 
 def _evaluate(context: StageContext) -> None:
-    from training.checkpoint import newest_checkpoint
+    from training.checkpoint import newest_whole_checkpoint
     from training.evaluate import evaluate
 
     config = context.config
     assert config.evaluate is not None
-    checkpoint = newest_checkpoint(context.folder)
+    checkpoint = newest_whole_checkpoint(context.folder)
     if checkpoint is None:
         raise ConfigError(
             f"The run {config.name} has no checkpoint to evaluate.",
@@ -181,7 +181,7 @@ def _inputs(stage: Stage, config: RunConfig, folder: Storage) -> dict[str, Any]:
 
 
 def _has_result(stage: Stage, config: RunConfig, folder: Storage) -> bool:
-    from training.checkpoint import newest_checkpoint
+    from training.checkpoint import newest_checkpoint, newest_whole_checkpoint
 
     match stage:
         case Stage.BUILD:
@@ -190,7 +190,9 @@ def _has_result(stage: Stage, config: RunConfig, folder: Storage) -> bool:
             assert config.build is not None
             return is_complete(storage_of(config.build.output))
         case Stage.TRAIN:
-            return newest_checkpoint(folder) is not None
+            # A damaged one is done again from the one before it.
+            newest = newest_checkpoint(folder)
+            return newest is not None and newest == newest_whole_checkpoint(folder)
         case Stage.EVALUATE:
             return folder.at(EVALUATION_FOLDER).exists(SCORES_FILE)
 
