@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-config_argument = click.argument("config", type=click.Path(path_type=Path))
-overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+from orchestrator.options import config_argument, overrides_argument
+
 output_option = click.option(
     "--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to write it; default: standard output."
 )
