@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +46,7 @@ class _Heard:
 class Board:
     """The board itself; lives in an actor of Ray."""
 
+    clock: Callable[[], float] = time.monotonic
     heard: dict[int, _Heard] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -59,7 +61,7 @@ class Board:
             self.silent = self._silent_now()
             self.attempt, self.heard = beat.attempt, {}
         if beat.attempt == self.attempt:
-            self.heard[beat.rank] = _Heard(beat, time.monotonic())
+            self.heard[beat.rank] = _Heard(beat, self.clock())
         self.lines += beat.lines
         self.notes += beat.notes
         return self.must_stop

@@ -119,7 +119,7 @@ def test_a_checkpoint_that_failed_by_a_bug_is_not_taken_for_written(tmp_path: Pa
     write, odd = writer(run, said=said), CheckpointPart()
     odd.tensors[TensorKind.PARAMETERS]["weight"] = torch.zeros(2, dtype=torch.complex64)
     write.begin(state(5), odd)
-    with pytest.raises(StageFailed, match="could not be written: torch.complex64"):
+    with pytest.raises(StageFailed, match=r"could not be written: torch\.complex64"):
         write.finish()
     assert committed_checkpoints(run) == [] and "step 5 is given up" in said[0]
 
