@@ -102,7 +102,7 @@ class Engine:
             group["lr"] = learning_rate * group["lr_scale"]
         plain_norm = self._plain_norm() if is_last else None
         if plain_norm is not None:
-            self._settle_plain_gradients(plain_norm)
+            self._clip_plain_gradients(plain_norm)
         self._deepspeed.step()
         if is_last:
             norm = self._deepspeed.get_global_grad_norm() if plain_norm is None else plain_norm
@@ -171,25 +171,20 @@ class Engine:
         gradients = [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients))
 
-    def _settle_plain_gradients(self, norm: float) -> None:
-        """Clips the gradients at stage 0, or takes them away where they are not finite, so that nothing is changed.
+    def _clip_plain_gradients(self, norm: float) -> None:
+        """Does at stage 0 what DeepSpeed does at the others: clips, or leaves out a step that is not finite.
 
-        At the other stages DeepSpeed does both; here its own clipping fails where there is no gradient.
+        DeepSpeed's own clipping can't do without any gradient.
         """
-        for parameter in self.module.parameters():
-            if not math.isfinite(norm):
+        if not math.isfinite(norm):
+            for parameter in self.module.parameters():
                 parameter.grad = None
-            elif parameter.grad is not None and self._clip_norm is not None:
-                parameter.grad.mul_(clip_factor(norm, self._clip_norm))
+        elif self._clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.module.parameters(), self._clip_norm, torch.tensor(norm))
 
     def _clip_factor(self) -> float:
         norm = self.gradient_norm
-        return 1.0 if self._clip_norm is None or norm is None else clip_factor(norm, self._clip_norm)
-
-
-def clip_factor(norm: float, largest: float) -> float:
-    """What gradients of that norm are multiplied with."""
-    return min(1.0, largest / (norm + 1e-6))
+        return 1.0 if self._clip_norm is None or norm is None else min(1.0, self._clip_norm / (norm + 1e-6))
 
 
 def _is_on_gpu() -> bool:
@@ -209,6 +204,5 @@ def _deepspeed_config(config: TrainConfig, ranks: int, micro_batches: int, train
         "train_batch_size": ranks * micro_batches,
     }
     ours["zero_optimization"] = {"reduce_bucket_size": reduce_bucket_elements(trained), **ours["zero_optimization"]}
-    whole = merged(ours, user_settings(config))
-    # The engine clips by itself at stage 0.
-    return whole if config.zero_stage else whole | {"gradient_clipping": 0.0}
+    settings = merged(ours, user_settings(config))
+    return settings if config.zero_stage else settings | {"gradient_clipping": 0.0}

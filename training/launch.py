@@ -27,6 +27,7 @@ from training.trackers import check_trackers, open_trackers
 from training.watch import TrainingWatch
 
 WATCH_EVERY_S = 0.5
+BOARD_TIMEOUT_S = 10.0
 STOP_PATIENCE_S = 120.0  # for a checkpoint after SIGTERM
 # A rank that waits for one that is loading is not hung.
 GROUP_TIMEOUT_FACTOR = 4
@@ -159,7 +160,7 @@ def _fit(config: TrainConfig, run: Storage, cluster: Cluster, board: Any, *, use
         _fit_in_a_thread(trainer.fit, lambda: ray.get(board.stop.remote()))
     except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
         raise unwrapped(error) or StageFailed(
-            f"The training stopped: {_last_line(error)}",
+            f"The training stopped: {_last_line(error)}{_silent_ranks(board)}",
             f"It was started again {config.max_restarts} times (train.max_restarts). Its checkpoints are kept.",
             "Read the workers' logs; run the same command again and it goes on.",
         ) from error
@@ -224,6 +225,16 @@ def _result(run: Storage, steps: int) -> TrainResult:
         )
     metrics = read_metrics(run)
     return TrainResult(path, done, metrics[-1].loss if metrics else None)
+
+
+def _silent_ranks(board: Any) -> str:
+    import ray
+
+    try:
+        words: tuple[str, ...] = ray.get(board.last_words.remote(), timeout=BOARD_TIMEOUT_S)
+    except ray.exceptions.RayError:
+        return ""
+    return f" ({'; '.join(words)})" if words else ""
 
 
 def _last_line(error: Exception) -> str:

@@ -18,7 +18,7 @@ from infra.storage import Storage
 from training.agreement import StepFacts, gather_facts, total_digest
 from training.bad_steps import BadStepJudge, BadStepRule, TrainingStopped
 from training.best import write_best
-from training.board import Heartbeat
+from training.board import DATA_PHASE, Heartbeat
 from training.cadence import Cadence, CadenceClock
 from training.certificate import certify_loss
 from training.checkpoint import CheckpointState
@@ -78,7 +78,7 @@ def train_worker(config: TrainConfig, run: Storage, worker: Worker) -> None:
     samples, order = select_training(config)
     plan = length_of(config, order.places)
     attempt, token = _begin_attempt(run, worker)
-    with Heartbeat(worker.board, attempt, worker.rank) as heartbeat:
+    with Heartbeat(worker.board, attempt, worker.rank, config.hang_timeout_s) as heartbeat:
         state, engine = start_or_resume(config, plan, run, heartbeat.note)
         _certify(config, engine, run, worker)
         first = state.step if state else 0
@@ -159,7 +159,7 @@ class _Training:
         with StepProfiler(self._config.profile_steps, self._run, self._worker.rank) as profiler:
             for step in range(first, self._plan.steps):
                 began = time.monotonic()
-                self._heartbeat.at(step + 1, "waiting for data")
+                self._heartbeat.at(step + 1, DATA_PHASE)
                 with self._ledger.time(Activity.WAIT):
                     batch = next(batches)
                 self._heartbeat.at(step + 1, "computing")
