@@ -103,11 +103,14 @@ class RankEncoder:
         self._rank, self._ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
     def __enter__(self) -> "RankEncoder":
+        # Not all of a model in training need be in training: locked batch normalisation is not.
+        self._trained = [module for module in self._engine.module.modules() if module.training]
         self._engine.module.eval()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._engine.module.train()
+        for module in self._trained:
+            module.training = True
 
     def encode_pictures(self, selection: Selection) -> Tensor:
         """Unit features of the selection's pictures, in its order: (N, D) float32 on the CPU."""
