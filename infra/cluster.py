@@ -37,13 +37,21 @@ QUIET_RAY = {
 }
 
 
+# Of a cluster whose nodes come when work waits for them: all the GPUs that it may have. Set by infra/deploy's files.
+GPUS_ON_DEMAND_VARIABLE = "DIPTYCH_GPUS_ON_DEMAND"
+
+
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """What a connected cluster offers."""
+    """What a connected cluster offers; its GPUs are those that are there, or that come when work waits for them.
+
+    scratch: a folder of this machine that goes when the connection ends.
+    """
 
     cpus: int
     gpus: int
     logs: Path
+    scratch: Path
 
 
 @contextlib.contextmanager
@@ -63,12 +71,26 @@ def connect(logs: Path, *, address: str | None = None, cpus: int | None = None) 
         with warnings.catch_warnings(), _own_sigterm():
             warnings.simplefilter("ignore")
             _start(ray, folder, address, cpus)
-        resources = ray.cluster_resources()
-        yield Cluster(int(resources.get("CPU", 0)), int(resources.get("GPU", 0)), logs)
+        try:
+            resources = ray.cluster_resources()
+            gpus = max(int(resources.get("GPU", 0)), _gpus_on_demand() if address else 0)
+            yield Cluster(int(resources.get("CPU", 0)), gpus, logs, folder / "scratch")
+        finally:
+            ray.shutdown()
     finally:
-        ray.shutdown()
         _keep_logs(folder, logs)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _gpus_on_demand() -> int:
+    text = os.environ.get(GPUS_ON_DEMAND_VARIABLE, "0")
+    if not text.isdigit():
+        raise MachineError(
+            f"The environment variable {GPUS_ON_DEMAND_VARIABLE} is {text!r}.",
+            "It is the number of GPUs that the cluster's autoscaler may add.",
+            "Set it to that number, or unset it.",
+        )
+    return int(text)
 
 
 @contextlib.contextmanager

@@ -248,6 +248,8 @@ class TrainConfig(Settings):
     """Further settings of DeepSpeed, or a JSON file with them; what contradicts other settings here is refused."""
     workers: WorkerCount | tuple[WorkerCount, WorkerCount] = 1
     """Training workers (ranks): a number, or [from, to]: as many of these as the cluster has room for."""
+    resize_check_s: Annotated[float, Field(ge=1)] = 60.0
+    """How often it is looked whether the cluster has room for another number of workers, when `workers` is a range."""
     use_gpu: bool | None = None
     """Whether each worker gets a GPU; null: if the cluster has enough."""
     threads_per_worker: Annotated[int, Field(ge=1)] | None = None
@@ -278,8 +280,8 @@ class TrainConfig(Settings):
     """Steps between validations, of what `validation` names; null: none."""
     validation: EvaluateConfig | None = None
     """What is scored during the training; null: retrieval on the samples that held_out keeps."""
-    best_score: str = "text_to_image_recall@1"
-    """The score of the validation by which the best checkpoint is kept."""
+    best_score: str | None = None
+    """The score of the validation by which the best checkpoint is kept; null: the first, text_to_image_recall@1."""
     trackers: list[Tracker] = []
     """tensorboard, wandb, mlflow: where metrics go besides metrics.jsonl."""
     profile_steps: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None

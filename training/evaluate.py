@@ -1,5 +1,7 @@
 """Scores a checkpoint: retrieval both ways and zero-shot classification, each beside its chance level."""
 
+from typing import Any
+
 from infra.errors import ConfigError
 from infra.progress import Progress
 from infra.storage import Storage
@@ -22,9 +24,8 @@ def evaluate(
     parts = parts_to_score(config, held_out)
     total = sum(len(select(source)) for source in parts.values())
     progress.begin("evaluate", total=total, unit="samples")
-    resources = ray.cluster_resources()
-    gpus = 1 if resources.get("GPU", 0) >= 1 else 0
-    task = ray.remote(_evaluate_remotely).options(num_cpus=max(1, int(resources.get("CPU", 1))), num_gpus=gpus)
+    cpus, gpus = _room_of_one_node(ray.nodes())
+    task = ray.remote(_evaluate_remotely).options(num_cpus=cpus, num_gpus=gpus)
     try:
         evaluation: Evaluation
         evaluation, examples = ray.get(task.remote(config.model_dump_json(), checkpoint, parts, bool(gpus)))
@@ -63,6 +64,13 @@ def parts_to_score(config: EvaluateConfig, held_out: DataSource | None) -> dict[
             "Write for example evaluate: {retrieval: {}}.",
         )
     return parts
+
+
+def _room_of_one_node(nodes: list[dict[str, Any]]) -> tuple[int, int]:
+    """Cores and GPUs for the task, which runs on one node, whatever the cluster has: one with a GPU if there is one."""
+    rooms = [node["Resources"] for node in nodes if node["Alive"]]
+    best = max(rooms, key=lambda room: (room.get("GPU", 0) >= 1, room.get("CPU", 0)))
+    return max(1, int(best.get("CPU", 0))), int(best.get("GPU", 0) >= 1)
 
 
 def _evaluate_remotely(

@@ -1,12 +1,18 @@
 """Adds up where the time of a step goes, and says what to mend first."""
 
+import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from training.agreement import StepFacts
+from infra.storage import Storage
+from training.records import LEDGER_FILE
+
+if TYPE_CHECKING:
+    from training.agreement import StepFacts
 
 NANOSECONDS = 1e9
 WAIT_SHARE_TO_MEND = 0.1
@@ -75,7 +81,30 @@ class RankTimes:
         return float(getattr(self, activity.value)) / self.total if self.total else 0.0
 
 
-def add_facts(times: Sequence[RankTimes] | None, facts: Sequence[StepFacts]) -> list[RankTimes]:
+@dataclass(frozen=True, slots=True)
+class LedgerRecord:
+    """Where the time of one start of the workers went, by rank, and what to mend first."""
+
+    attempt: int
+    advice: str
+    ranks: tuple[RankTimes, ...]
+
+
+def write_ledger(run: Storage, attempt: int, times: Sequence[RankTimes]) -> None:
+    """Keeps the times of an attempt by now, in place of what was kept before."""
+    record = LedgerRecord(attempt, what_to_mend(times), tuple(times))
+    run.write_bytes(LEDGER_FILE, json.dumps(asdict(record), indent=1).encode())
+
+
+def read_ledger(run: Storage) -> LedgerRecord | None:
+    """What was kept last, or None."""
+    if not run.exists(LEDGER_FILE):
+        return None
+    raw = json.loads(run.read_bytes(LEDGER_FILE))
+    return LedgerRecord(raw["attempt"], raw["advice"], tuple(RankTimes(**times) for times in raw["ranks"]))
+
+
+def add_facts(times: Sequence[RankTimes] | None, facts: "Sequence[StepFacts]") -> list[RankTimes]:
     """The ranks' sums with one more step; None: of the first step."""
     names = [*(activity.value for activity in Activity), "read", "decode"]
     before = times or [RankTimes(rank, 0, *[0.0] * len(names)) for rank in range(len(facts))]

@@ -1,4 +1,4 @@
-"""Learns that this worker is about to be taken away: by SIGTERM, or because Ray drains its node."""
+"""Learns that this worker is about to be taken away: by SIGTERM, a drained node, or a group of another size."""
 
 import os
 import signal
@@ -9,6 +9,7 @@ from types import FrameType
 
 _asked = threading.Event()
 _is_training = threading.Event()
+_is_over = threading.Event()
 
 
 def catch_sigterm() -> None:
@@ -28,11 +29,20 @@ def catch_sigterm() -> None:
 @contextmanager
 def heeding_sigterm() -> Iterator[None]:
     """Inside, the training looks at `is_preempted` and ends by itself."""
+    _is_over.clear()
     _is_training.set()
     try:
         yield
     finally:
         _is_training.clear()
+        _is_over.set()
+
+
+def end_training(patience_s: float) -> None:
+    """Asks the training that runs in another thread of this process to save and end, and waits until it has."""
+    if _is_training.is_set():
+        _asked.set()
+        _is_over.wait(patience_s)
 
 
 def is_preempted() -> bool:
@@ -41,9 +51,10 @@ def is_preempted() -> bool:
 
 
 def _is_node_draining() -> bool:
-    import ray.train
+    """By what Ray Train has told this worker; its public call would wait for all ranks, at each step."""
+    from ray.train.v2._internal.execution.context import get_train_context
 
     try:
-        return ray.train.get_preemption_info() is not None
-    except (RuntimeError, AttributeError):
+        return get_train_context().preemption_context.preemption_info is not None
+    except RuntimeError:
         return False  # not under Ray Train

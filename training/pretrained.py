@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from infra.errors import ConfigError
 from infra.storage import Storage
 from training.architectures import uses_quick_gelu
-from training.checkpoint import MARKER_FILE, TensorKind, load_tensors, read_state
+from training.checkpoint import MARKER_FILE, TensorKind, load_tensors, read_state, require_whole
 from training.config import WEIGHT_FILE_SUFFIXES, TrainConfig
 from training.hugging_face import from_transformers, is_transformers_clip, transformers_has_quick_gelu
 
@@ -73,6 +73,7 @@ def _read(source: str, name: str) -> _Weights:
 
 def _read_folder(folder: Storage, source: str) -> _Weights:
     if folder.exists(MARKER_FILE):
+        require_whole(folder)
         checkpoint = read_state(folder)
         state = load_tensors(folder, TensorKind.PARAMETERS) | load_tensors(folder, TensorKind.BUFFERS)
         return _Weights(state, uses_quick_gelu(checkpoint.model))

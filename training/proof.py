@@ -39,7 +39,7 @@ def prove_samples(config: TrainConfig, run: Storage) -> SampleProof:
     """
     _, order = select_training(config)
     metrics = read_metrics(run)
-    replaced = _replaced(run)
+    replaced = _replaced(run, metrics)
     problems = [*_gaps(metrics), *_mismatches(config, order, metrics, replaced)]
     epochs = len(metrics) * config.global_batch_size / order.places
     return SampleProof(len(metrics), epochs, len(replaced), tuple(problems[:MAX_PROBLEMS]))
@@ -66,8 +66,11 @@ def _mismatches(
             yield f"step {step.step:,} used other samples than those of its positions"
 
 
-def _replaced(run: Storage) -> dict[int, int]:
-    """Position → the sample that was taken in place of its own."""
+def _replaced(run: Storage, metrics: list[StepMetrics]) -> dict[int, int]:
+    """Position → the sample that was taken in place of its own, in the doing of each step that counts."""
+    attempts = {step.step: step.attempt for step in metrics}
     lines = read_log(run, REPLACEMENTS_FILE).split(b"\n")
     records = (json.loads(line) for line in lines if line.endswith(b"}"))
-    return {record["position"]: record["number"] for record in records}
+    return {
+        record["position"]: record["number"] for record in records if attempts.get(record["step"]) == record["attempt"]
+    }

@@ -2,9 +2,12 @@
 
 from typing import Any
 
+import ray.exceptions
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
-from training.preemption import catch_sigterm
+from training.preemption import catch_sigterm, end_training
+
+SAVE_PATIENCE_S = 120.0  # after that a group is ended without its last checkpoint
 
 
 class CatchSigterm(WorkerGroupCallback):  # type: ignore[misc]
@@ -16,3 +19,17 @@ class CatchSigterm(WorkerGroupCallback):  # type: ignore[misc]
     def after_worker_group_start(self, worker_group: Any) -> None:
         """Runs in the controller, once all workers of a group are there."""
         worker_group.execute(catch_sigterm)
+
+
+class SaveBeforeResize(WorkerGroupCallback):  # type: ignore[misc]
+    """Has a checkpoint taken before Ray Train ends workers that are well, to start another number of them."""
+
+    def before_worker_group_shutdown(self, worker_group: Any) -> None:
+        """Runs in the controller before any group is ended, also one that is through or has failed."""
+        status = worker_group.get_latest_poll_status()
+        if status is None or status.errors or status.finished:
+            return
+        try:
+            worker_group.execute(end_training, SAVE_PATIENCE_S)
+        except ray.exceptions.RayError:
+            return  # a worker died on the way: the checkpoint before counts

@@ -25,6 +25,7 @@ class StepMetrics:
 
     `digest` proves which samples were used at which positions (see `order.digest_of`; hexadecimal). `replaced`
     positions had another sample than their own, which was broken or excluded: the replacements file names them.
+    `saving` ranks were writing a checkpoint meanwhile.
     `gradient_norm` is of both towers before clipping, where DeepSpeed knows it. A bad step is skipped. `seconds` are
     those of the slowest rank by activity (see `ledger.Activity`).
     """
@@ -40,6 +41,7 @@ class StepMetrics:
     ranks: int = 1
     digest: str = ""
     replaced: int = 0
+    saving: int = 0
     gradient_norm: float | None = None
     is_skipped: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
@@ -94,7 +96,11 @@ class Evaluation:
 
 def read_metrics(run: Storage) -> list[StepMetrics]:
     """The metrics of every step that counts, in order: of a step that was done again, the last doing."""
-    by_step = {metrics.step: metrics for metrics in parse_metrics(read_log(run, METRICS_FILE))}
+    by_step: dict[int, StepMetrics] = {}
+    for metrics in parse_metrics(read_log(run, METRICS_FILE)):
+        # Lines of two machines come in the order of their clocks, which may differ.
+        if metrics.step not in by_step or metrics.attempt >= by_step[metrics.step].attempt:
+            by_step[metrics.step] = metrics
     return [by_step[step] for step in sorted(by_step)]
 
 

@@ -3,21 +3,25 @@
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from infra.errors import ConfigError
 from infra.storage import Storage
+from training.agreement import MASK
 from training.augment import STREAMS
-from training.checkpoint import TensorKind, committed_checkpoints, load_tensors, read_state
+from training.checkpoint import TensorKind, committed_checkpoints, load_tensors, problem_of, read_state, step_of
 from training.config import LossName, TrainConfig
 from training.loader import Batch, TrainingLoader, normalize
 from training.mixture import Mixture
 from training.model import ModelTraits, create_model, model_to_train, model_traits
 from training.order import batch_positions, keyed_numbers
+from training.records import read_metrics
 from training.sample_reader import captions_in
 from training.samples import Samples, select_training
+from training.selection import Integers
 
 ENCODED_AT_ONCE = 256
 THREADS = 2
@@ -27,7 +31,8 @@ THREADS = 2
 class ReplayedSample:
     """A pair of a step: its place in the order and in the dataset, the numbers of its augmentation, and its loss.
 
-    The step's loss is the mean of its samples' losses.
+    The step's loss is the mean of its samples' losses. It is a neighbour of the sample that the order has at its
+    position where that one `is_replaced`: broken, or excluded.
     """
 
     position: int
@@ -39,21 +44,23 @@ class ReplayedSample:
     caption: str
     augmentation: tuple[float, ...]
     loss: float
+    is_replaced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
     """A step, from 1, with the weights of `checkpoint` after `checkpoint_step` steps; None: those it began with.
 
-    Dropout is off, and batch normalisation uses its running statistics.
+    Dropout is off, and batch normalisation uses its running statistics. `is_as_recorded`: whether these are the very
+    samples that the training recorded at this step; None when it has not recorded the step.
     """
 
     step: int
     checkpoint: str | None
     checkpoint_step: int
     loss: float
-    replaced: int
     samples: tuple[ReplayedSample, ...]
+    is_as_recorded: bool | None = None
 
 
 def replay_step(config: TrainConfig, run: Storage, step: int) -> Replay:
@@ -73,8 +80,8 @@ def replay_step(config: TrainConfig, run: Storage, step: int) -> Replay:
         checkpoint,
         done,
         float(losses.mean()),
-        sum(len(replacement.broken) for replacement in batch.replacements),
-        tuple(_replayed(config, samples, order, step, losses)),
+        tuple(_replayed(config, samples, order, step, batch, losses)),
+        _is_as_recorded(run, step, batch),
     )
 
 
@@ -107,8 +114,8 @@ def _require_step(config: TrainConfig, samples: int, step: int) -> None:
 
 def _model_before(config: TrainConfig, run: Storage, step: int) -> tuple[str | None, int, torch.nn.Module]:
     for path in reversed(committed_checkpoints(run)):
-        state = read_state(run.at(path))
-        if state.step < step:
+        if step_of(path) < step and problem_of(run.at(path)) is None:
+            state = read_state(run.at(path))
             model = create_model(config.model, config.loss, config.seed)
             kinds = (TensorKind.PARAMETERS, TensorKind.BUFFERS)
             parameters, buffers = (load_tensors(run.at(path), kind) for kind in kinds)
@@ -147,19 +154,23 @@ def _features(
     return images, texts, outputs[0][2], outputs[0][3] if len(outputs[0]) > 3 else None
 
 
-def _replayed(config: TrainConfig, samples: Samples, order: Mixture, step: int, losses: Tensor) -> list[ReplayedSample]:
+def _is_as_recorded(run: Storage, step: int, batch: Batch) -> bool | None:
+    recorded = next((int(metrics.digest, 16) for metrics in read_metrics(run) if metrics.step == step), None)
+    return None if recorded is None else recorded == batch.digest & MASK
+
+
+def _replayed(
+    config: TrainConfig, samples: Samples, order: Mixture, step: int, batch: Batch, losses: Tensor
+) -> list[ReplayedSample]:
     positions = batch_positions(step - 1, config.global_batch_size)
-    numbers, epochs = order.draw(positions)
-    chances = keyed_numbers(config.seed, epochs, numbers, STREAMS + 1)
+    planned, epochs = order.draw(positions)
+    # A sample that stands in for another has that one's augmentation.
+    chances = keyed_numbers(config.seed, epochs, planned, STREAMS + 1)
+    numbers = planned.copy()
+    for replacement in batch.replacements:
+        numbers[replacement.position - positions[0]] = replacement.number
     sources, shards, indices = samples.locate(numbers)
-    texts: dict[int, tuple[str, str]] = {}
-    for source, shard in sorted(set(zip(sources.tolist(), shards.tolist(), strict=True))):
-        selection = samples.selections[source]
-        with selection.dataset.open_shard(shard, ["key", *selection.captions]) as reader:
-            for row in np.flatnonzero((sources == source) & (shards == shard)):
-                captions = captions_in(reader, selection.captions, int(indices[row]))
-                caption = captions[int(chances[row, STREAMS] * len(captions))]
-                texts[int(row)] = (str(reader.samples["key"][int(indices[row])].as_py()), caption)
+    texts = _keys_and_captions(samples, sources, shards, indices, chances[:, STREAMS])
     return [
         ReplayedSample(
             int(positions[row]),
@@ -170,6 +181,22 @@ def _replayed(config: TrainConfig, samples: Samples, order: Mixture, step: int, 
             *texts[row],
             tuple(float(chance) for chance in chances[row]),
             float(losses[row]),
+            bool(numbers[row] != planned[row]),
         )
         for row in range(len(positions))
     ]
+
+
+def _keys_and_captions(
+    samples: Samples, sources: Integers, shards: Integers, indices: Integers, chances: npt.NDArray[np.float64]
+) -> list[tuple[str, str]]:
+    """The key of each sample, and the caption that the chance draws."""
+    found = [("", "")] * len(sources)
+    for source, shard in sorted(set(zip(sources.tolist(), shards.tolist(), strict=True))):
+        selection = samples.selections[source]
+        with selection.dataset.open_shard(shard, ["key", *selection.captions]) as reader:
+            for row in np.flatnonzero((sources == source) & (shards == shard)):
+                captions = captions_in(reader, selection.captions, int(indices[row]))
+                caption = captions[int(chances[row] * len(captions))]
+                found[int(row)] = (str(reader.samples["key"][int(indices[row])].as_py()), caption)
+    return found

@@ -26,6 +26,12 @@ SMALL_ARCHITECTURES: dict[str, Architecture] = {
         "vision_cfg": {"image_size": 48, "layers": 6, "width": 128, "patch_size": 8, "head_width": 32},
         "text_cfg": _TEXT,
     },
+    # Under a million parameters on pictures of full size: for measuring what a training spends beside its model.
+    "diptych-nano": {
+        "embed_dim": 32,
+        "vision_cfg": {"image_size": 224, "layers": 1, "width": 32, "patch_size": 32, "head_width": 32},
+        "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 1, "layers": 1},
+    },
     "diptych-tiny-quickgelu": {
         "embed_dim": 512,
         "quick_gelu": True,

@@ -11,10 +11,12 @@ import yaml
 from datapipe.dataset import Dataset
 from infra.errors import InputError
 from infra.storage import Storage
+from orchestrator.records import RUN_FILE
 from orchestrator.report.dataset_facts import DatasetFacts, gather_dataset
 from orchestrator.report.evaluation_facts import EvaluationFacts, gather_evaluation
-from orchestrator.run import CONFIG_FILE, EVALUATION_FOLDER, RUN_FILE
-from training.records import SCORES_FILE, StepMetrics, read_metrics
+from orchestrator.run import CONFIG_FILE, EVALUATION_FOLDER
+from training.ledger import LedgerRecord, read_ledger
+from training.records import SCORES_FILE, StepMetrics, Validation, read_metrics, read_validations
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,8 @@ class TrainingFacts:
     metrics: tuple[StepMetrics, ...]
     batch_size: int | None
     loss: str | None
+    validations: tuple[Validation, ...] = ()
+    ledger: LedgerRecord | None = None
 
     @property
     def restarts(self) -> tuple[StepMetrics, ...]:
@@ -61,7 +65,7 @@ def gather_facts(dataset_url: str | None, run: Storage, title: str, credit: str 
         title=title,
         credit=credit,
         dataset=_dataset(dataset_url),
-        training=_training(tuple(read_metrics(run)), yaml.safe_load(config_yaml) or {}),
+        training=_training(run, yaml.safe_load(config_yaml) or {}),
         evaluation=gather_evaluation(evaluation) if evaluation.exists(SCORES_FILE) else None,
         run=_run(run, config_yaml),
     )
@@ -76,11 +80,18 @@ def _dataset(url: str | None) -> DatasetFacts | None:
         return None  # not finished yet
 
 
-def _training(metrics: tuple[StepMetrics, ...], config: dict[str, Any]) -> TrainingFacts | None:
+def _training(run: Storage, config: dict[str, Any]) -> TrainingFacts | None:
+    metrics = tuple(read_metrics(run))
     if not metrics:
         return None
     section = config.get("train") or {}
-    return TrainingFacts(metrics, section.get("global_batch_size"), section.get("loss"))
+    return TrainingFacts(
+        metrics,
+        section.get("global_batch_size"),
+        section.get("loss"),
+        tuple(read_validations(run)),
+        read_ledger(run),
+    )
 
 
 def _run(run: Storage, config_yaml: str) -> RunFacts:

@@ -8,10 +8,12 @@ from statistics import fmean, median
 from infra.progress import duration
 from orchestrator.report.dataset_facts import spread
 from orchestrator.report.facts import TrainingFacts
+from orchestrator.report.ledger_part import ledger_part
 from orchestrator.report.line_chart import Guide, LineChart, line_chart, moving_mean
 from orchestrator.report.markup import Html, el
 from orchestrator.report.pieces import figure, folded, missing, section, table
 from orchestrator.report.scales import Scale, rounded_scale
+from orchestrator.report.validation_part import validation_part
 from training.records import StepMetrics
 
 MAX_POINTS = 400  # more than a chart has pixels to show
@@ -45,8 +47,17 @@ def training_section(training: TrainingFacts | None) -> Html:
         _throughput(training, points),
         _learning_rate(points),
     )
-    charts = el("div", *(_figure(training, points, curve) for curve in curves), class_="charts two")
-    return section("training", "Training", _lead(training), _restarts(training), charts, _table(training))
+    figures = [*(_figure(training, points, curve) for curve in curves), validation_part(training)]
+    charts = el("div", *(each for each in figures if each), class_="charts two")
+    return section(
+        "training",
+        "Training",
+        _lead(training),
+        _restarts(training),
+        charts,
+        ledger_part(training.ledger),
+        _table(training),
+    )
 
 
 def thinned(metrics: Sequence[StepMetrics], most: int) -> list[StepMetrics]:

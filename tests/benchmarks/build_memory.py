@@ -72,13 +72,13 @@ def is_daemon_of_ray(name: str, words: list[str]) -> bool:
     return name in DAEMON_NAMES or is_script_of_ray
 
 
-def watched(work: Callable[[], subprocess.Popen[bytes]]) -> Peak:
+def watched(work: Callable[[], subprocess.Popen[bytes]], every_s: float = SAMPLE_EVERY_S) -> Peak:
     """Starts the command and looks at its processes until it ends."""
     peak, process = Peak(), work()
     try:
         while process.poll() is None:
             peak.take(look(process.pid))
-            time.sleep(SAMPLE_EVERY_S)
+            time.sleep(every_s)
     finally:
         process.kill()
         process.wait()

@@ -1,14 +1,8 @@
 """A build on a cluster of several nodes, one of which dies in the middle, gives the bytes of an undisturbed one."""
 
-import contextlib
 import hashlib
 import json
-import os
-import secrets
-import shutil
 import subprocess
-import sys
-import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -20,12 +14,14 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from commands import DIPTYCH
 from hostile_web import HostileWeb, Visit
 from pictures import picture
+from several_nodes import SeveralNodes, several_nodes
 
 from datapipe.build import build, check_build
 from datapipe.config import BuildConfig
-from infra.cluster import QUIET_RAY, Cluster
+from infra.cluster import Cluster
 from infra.progress import Progress
 
 pytestmark = pytest.mark.slow
@@ -34,88 +30,12 @@ ROWS, ROWS_PER_SHARD = 120, 10
 SHARDS = 12
 FINISHED_BEFORE_THE_KILL = 2
 WAIT_S = 120
-DIPTYCH = Path(sys.executable).parent / "diptych"
-
-# A process of its own, since this one may be connected to another cluster already. The head takes no tasks: only it
-# may not die. Prints its address and each node's raylet; kills the worker node whose number it reads.
-HOST = """
-import json, sys
-from ray.cluster_utils import Cluster
-
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-try:
-    nodes = [cluster.add_node(num_cpus=2) for _ in range(2)]
-    cluster.wait_for_nodes()
-    raylets = [node.all_processes["raylet"][0].process.pid for node in nodes]
-    print(json.dumps({"address": cluster.address, "raylets": raylets}), flush=True)
-    for line in sys.stdin:
-        cluster.remove_node(nodes[int(line)], allow_graceful=False)
-        print("killed", flush=True)
-finally:
-    cluster.shutdown()
-"""
-
-
-@dataclass
-class SeveralNodes:
-    """A head and two worker nodes of two logical cores each, on this machine."""
-
-    address: str
-    raylets: list[int]
-    environment: dict[str, str]
-    host: subprocess.Popen[str]
-
-    def node_of(self, pid: int | None) -> int | None:
-        """The node that the process works for; None for one that died or whose node did."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for parent in psutil.Process(pid).parents() if pid is not None else []:
-                if parent.pid in self.raylets:
-                    return self.raylets.index(parent.pid)
-        return None
-
-    def kill(self, node: int) -> None:
-        """Ends all processes of the node with SIGKILL."""
-        assert self.host.stdin is not None and self.host.stdout is not None
-        self.host.stdin.write(f"{node}\n")
-        self.host.stdin.flush()
-        assert self.host.stdout.readline() == "killed\n"
 
 
 @pytest.fixture
-def several_nodes(tmp_path: Path) -> Iterator[SeveralNodes]:
-    folder = Path(tempfile.mkdtemp(prefix="dt", dir="/tmp"))  # short: Ray's sockets lie below it
-    environment = os.environ | QUIET_RAY | {"TMPDIR": str(folder), "RAY_TMPDIR": str(folder)}
-    # Ray's default is a token too, but one that it would leave in the user's home.
-    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    with (tmp_path / "host.log").open("w") as log:
-        host = subprocess.Popen(
-            [sys.executable, "-c", HOST],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        )
-    assert host.stdout is not None and host.stdin is not None
-    family: list[psutil.Process] = []
-    try:
-        first = host.stdout.readline()
-        assert first, (tmp_path / "host.log").read_text()
-        family = psutil.Process(host.pid).children(recursive=True)
-        facts = json.loads(first)
-        yield SeveralNodes(facts["address"], facts["raylets"], environment, host)
-        family += psutil.Process(host.pid).children(recursive=True)
-        host.stdin.close()
-        assert host.wait(WAIT_S) == 0
-    finally:
-        for process in [host, *family]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        host.wait()
-        host.stdin.close()
-        host.stdout.close()
-        psutil.wait_procs(family, timeout=30)
-        shutil.rmtree(folder)
+def nodes(tmp_path: Path) -> Iterator[SeveralNodes]:
+    with several_nodes(tmp_path / "host.log", 2, 2) as nodes:
+        yield nodes
 
 
 @dataclass
@@ -188,7 +108,7 @@ def web_of_pictures(web: HostileWeb, tmp_path: Path) -> HostileWeb:
 
 
 def test_tasks_run_on_all_nodes_and_the_death_of_one_changes_nothing(
-    web_of_pictures: HostileWeb, tmp_path: Path, ray_cluster: Cluster, several_nodes: SeveralNodes
+    web_of_pictures: HostileWeb, tmp_path: Path, ray_cluster: Cluster, nodes: SeveralNodes
 ):
     undisturbed = BuildConfig.model_validate(settings(tmp_path, "undisturbed"))
     check_build(undisturbed)
@@ -197,14 +117,14 @@ def test_tasks_run_on_all_nodes_and_the_death_of_one_changes_nothing(
     expected = digests(tmp_path / "undisturbed")
     assert len(expected) == 2 * SHARDS
 
-    watch = Watch(several_nodes, tmp_path / "disturbed", victim=1)
+    watch = Watch(nodes, tmp_path / "disturbed", victim=1)
     for number in range(ROWS):
         web_of_pictures.at(f"/{number}", watch.answer)
-    command = start_build(tmp_path, "disturbed", several_nodes)
+    command = start_build(tmp_path, "disturbed", nodes)
     try:
         assert watch.is_in_the_middle.wait(WAIT_S), (tmp_path / "build.log").read_text()
         before = watch.asked.copy()
-        several_nodes.kill(1)
+        nodes.kill(1)
         watch.is_killed.set()
         assert command.wait(WAIT_S) == 0, (tmp_path / "build.log").read_text()
     finally:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
 
-from infra.cluster import connect
+from infra.cluster import Cluster, connect
 from infra.errors import MachineError
 
 DRIVER = """
@@ -80,3 +81,9 @@ def test_an_address_where_nothing_answers_is_an_error_for_the_user(tmp_path: Pat
         connect(tmp_path, address="127.0.0.1:1"),
     ):
         pass
+
+
+def test_an_address_where_nothing_answers_leaves_the_cluster_that_is_connected(ray_cluster: Cluster, tmp_path: Path):
+    with pytest.raises(MachineError), connect(tmp_path, address="127.0.0.1:1"):
+        pass
+    assert ray.cluster_resources()["CPU"] == ray_cluster.cpus

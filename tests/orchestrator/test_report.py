@@ -18,7 +18,16 @@ from datapipe.dataset import Manifest
 from infra.errors import OutputError
 from infra.storage import Storage
 from orchestrator.report import write_report
-from training.records import Evaluation, RetrievalExample, SampleRef, Score, StepMetrics, write_evaluation
+from training.ledger import RankTimes, write_ledger
+from training.records import (
+    VALIDATION_FILE,
+    Evaluation,
+    RetrievalExample,
+    SampleRef,
+    Score,
+    StepMetrics,
+    write_evaluation,
+)
 
 HOSTILE = "<script>alert('x')</script> \"quoted\" & <img src=http://evil.example/a.png onerror=1> </script>"
 SECTIONS = ["dataset", "pictures", "sizes", "training", "scores", "retrieval", "again"]
@@ -271,6 +280,22 @@ def test_every_picture_and_chart_has_words_for_those_who_do_not_see_it(made: Mad
     assert all(image.get("alt") for image in page.all("img"))
     assert len(page.all("svg", "plot")) == 7
     assert all(chart.get("role") == "img" and chart.get("aria-label") for chart in page.all("svg", "plot"))
+
+
+def test_where_the_time_goes_and_the_validations_are_shown(made: Made):
+    assert "Mend first" not in made.page().text
+    times = [RankTimes(rank, 10, wait, 0.1, 4.0, 0.5, 0.0, 0.0, 0.2, 6.0) for rank, wait in ((0, 3.0), (1, 5.0))]
+    write_ledger(made.run, 2, times)
+    lines = [
+        json.dumps({"step": step, "scores": [asdict(Score("text_to_image_recall@1", value, 0.01, 100))]})
+        for step, value in ((60, 0.31), (120, 0.52), (180, 0.45))
+    ]
+    made.run.write_bytes(VALIDATION_FILE, "\n".join(lines).encode() + b"\n")
+    page = made.page()
+    assert "47 % of the time is waiting for data, most of it decoding" in page.text
+    assert "rank 1" in page.text and "0.5000" in page.text
+    assert "best 52.0% at step 120" in page.text and "45.0%" in page.text
+    assert len(page.all("svg", "plot")) == 8
 
 
 def test_a_restart_is_marked_in_every_curve(made: Made):

@@ -1,5 +1,7 @@
 """The board: what the ranks tell, who fell silent, and how a stop reaches them."""
 
+import subprocess
+import sys
 import time
 
 import pytest
@@ -7,7 +9,7 @@ import ray
 
 from infra.cluster import Cluster
 from infra.errors import StageFailed
-from training.board import SILENT_AFTER_S, Beat, Board, Heartbeat, start_board
+from training.board import DATA_PHASE, HUNG, SILENT_AFTER_S, Beat, Board, Heartbeat, start_board
 
 
 class Clock:
@@ -92,7 +94,7 @@ def test_the_reason_that_all_have_stopped_for_is_shown(clock: Clock):
 
 def test_a_ranks_heartbeat_tells_the_board_and_hears_of_the_stop(ray_cluster: Cluster):
     board = start_board()
-    with Heartbeat(board, 4, 0) as heartbeat:
+    with Heartbeat(board, 4, 0, 60) as heartbeat:
         heartbeat.at(17, "computing")
         heartbeat.line("{}")
         heartbeat.note("a \x1b[31mred\x1b[0m note")
@@ -107,7 +109,7 @@ def test_a_ranks_heartbeat_tells_the_board_and_hears_of_the_stop(ray_cluster: Cl
 
 
 def test_without_a_board_a_heartbeat_is_silent():
-    with Heartbeat(None, 1, 0) as heartbeat:
+    with Heartbeat(None, 1, 0, 60) as heartbeat:
         heartbeat.at(1, "computing")
         heartbeat.line("x")
         heartbeat.note("y")
@@ -118,5 +120,19 @@ def test_a_heartbeat_whose_board_is_gone_does_not_disturb_the_training(ray_clust
     board = start_board()
     ray.get(board.look.remote())
     ray.kill(board)
-    with Heartbeat(board, 1, 0) as heartbeat:
+    with Heartbeat(board, 1, 0, 60) as heartbeat:
         heartbeat.line("x")
+
+
+HUNG_IN = """
+import sys, time
+from training.board import Heartbeat
+with Heartbeat(None, 1, 0, 1.0) as heartbeat:
+    heartbeat.at(3, sys.argv[1])
+    time.sleep(4)
+"""
+
+
+@pytest.mark.parametrize(("phase", "code"), [(DATA_PHASE, HUNG), ("computing", 0)])
+def test_a_rank_that_waits_too_long_for_its_own_data_ends_itself(phase: str, code: int):
+    assert subprocess.run([sys.executable, "-c", HUNG_IN, phase], timeout=60, check=False).returncode == code

@@ -66,6 +66,7 @@ def test_an_unknown_model_has_no_size():
 def two_steps(_group: Any, name: str, stage: int, loss: str):
     """Losses, the features' width, and the towers whose parameters all stood still."""
     from training.architectures import architecture_of
+    from training.bad_steps import BadStepJudge, BadStepRule
     from training.model import model_traits
     from training.model_size import tower_of
     from training.step import StepPlace, split_micro_batches, train_step
@@ -75,6 +76,7 @@ def two_steps(_group: Any, name: str, stage: int, loss: str):
     engine = make_engine(settings)
     traits = model_traits(name)
     rank = torch.distributed.get_rank()
+    judge = BadStepJudge(BadStepRule(settings.on_bad_step, settings.divergence_factor, settings.max_bad_steps))
     losses = []
     for step in range(2):
         chance = torch.Generator().manual_seed(10 * step + rank)
@@ -82,7 +84,7 @@ def two_steps(_group: Any, name: str, stage: int, loss: str):
         images = torch.randint(0, 256, shape, generator=chance, dtype=torch.uint8)
         tokens = torch.randint(1, 49000, (4, architecture_of(name)["text_cfg"]["context_length"]), generator=chance)
         parts = split_micro_batches(images, tokens, 2)
-        losses.append(train_step(engine, settings.loss, traits, parts, 1e-3, StepPlace(0, step, rank)).loss)
+        losses.append(train_step(engine, settings.loss, traits, parts, 1e-3, StepPlace(0, step, rank), judge).loss)
     masters, _ = state(engine)
     moved = {tower_of(key) for key, value in masters.items() if not torch.equal(value, start[key])}
     still = [key for key, value in masters.items() if torch.equal(value, start[key])]

@@ -1,14 +1,19 @@
 """Trainings that are killed and go on with other numbers of ranks and at other ZeRO stages."""
 
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fault_proxy import FaultProxy
+from object_store import ObjectStore
 from small_datasets import make_dataset
+from store_client import UseStore
 from training_processes import TrainingProcesses
 
 from infra.storage import storage_of
+from training.checkpoint import newest_checkpoint, step_of
 from training.config import TrainConfig
 from training.proof import prove_samples
 from training.records import read_metrics, read_validations
@@ -18,6 +23,8 @@ STEPS = 24
 # their square root carries that on from step to step.
 TOLERANCE = 2e-3
 WAIT_S = 240
+OUTAGE_S = 60
+OUTAGE_STEPS = 600
 
 
 def config(data: str, **values: Any) -> TrainConfig:
@@ -111,3 +118,29 @@ def test_validations_give_every_rank_count_the_same_scores_and_keep_the_best(dat
     for one, other in zip(*scores, strict=True):
         assert [score.name for score in one] == [score.name for score in other]
         assert [score.value for score in one] == pytest.approx([score.value for score in other], abs=0.15)
+
+
+@pytest.mark.slow
+def test_a_storage_that_fails_for_a_minute_delays_a_checkpoint_and_stops_no_rank(
+    data: str, object_store: ObjectStore, use_store: UseStore
+):
+    run = object_store.url("outage")
+    with FaultProxy(object_store.endpoint) as proxy:
+        use_store(object_store.environment(proxy.endpoint))
+        settings = config(data, steps=OUTAGE_STEPS, checkpoint_every=20, global_batch_size=8)
+        with TrainingProcesses(settings, run, 2) as ranks:
+            deadline = time.monotonic() + WAIT_S
+            while newest_checkpoint(storage_of(run)) is None:
+                assert time.monotonic() < deadline and all(process.is_alive() for process in ranks.processes)
+                time.sleep(0.2)
+            began = time.time()
+            proxy.refuse(OUTAGE_S)
+            assert ranks.wait(2 * WAIT_S) == ["", ""]
+        metrics = read_metrics(storage_of(run))
+        during = [step for step in metrics if began + 2 < step.time < began + OUTAGE_S]
+        assert len(metrics) == OUTAGE_STEPS and {step.attempt for step in metrics} == {1}
+        assert len(during) > 20, "the training stood still"
+        assert max(after.time - step.time for step, after in pairwise(during)) < OUTAGE_S / 6
+        saved = newest_checkpoint(storage_of(run))
+        assert saved is not None and step_of(saved) == OUTAGE_STEPS
+        assert prove_samples(settings, storage_of(run)).problems == ()

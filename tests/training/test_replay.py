@@ -13,12 +13,15 @@ from infra.errors import ConfigError
 from infra.storage import Storage
 from orchestrator.cli import cli
 from orchestrator.config import load_config
-from orchestrator.run import open_run
+from orchestrator.run import CONFIG_FILE
+from training.agreement import MASK
 from training.checkpoint import CheckpointState
 from training.config import LossName, TrainConfig
 from training.loader import TrainingLoader
 from training.loss import clip_loss, siglip_loss
 from training.model import create_model, model_traits
+from training.order import batch_positions, digest_of
+from training.records import METRICS_FILE, StepMetrics, metrics_line
 from training.replay import losses_of_samples, replay_step
 from training.samples import select_training
 
@@ -72,6 +75,33 @@ def test_the_weights_are_those_of_the_last_checkpoint_before_the_step(config: Tr
     assert len({replay.loss for replay in found.values()}) == 4
 
 
+def test_a_step_names_the_samples_that_were_taken_in_place_of_broken_and_excluded_ones(tmp_path: Path):
+    config = TrainConfig(
+        data=make_dataset(tmp_path / "data", broken=frozenset({7})),
+        model="diptych-tiny",
+        global_batch_size=200,  # an epoch and more
+        steps=2,
+        exclude=["0000003"],
+    )
+    replay = replay_step(config, Storage(str(tmp_path / "run")), 1)
+    keys = [sample.key for sample in replay.samples]
+    assert not {"0000003", "0000007"} & set(keys)
+    taken = {sample.key for sample in replay.samples if sample.is_replaced}
+    assert taken == {"0000004", "0000008"}
+    assert keys.count("0000004") >= 2 and replay.is_as_recorded is None
+
+
+def test_a_step_is_compared_with_what_the_training_recorded(config: TrainConfig, tmp_path: Path):
+    run = Storage(str(tmp_path / "run"))
+    _, order = select_training(config)
+    positions = batch_positions(2, 20)
+    digest = digest_of(positions, order.samples_at(positions)) & MASK
+    for recorded, agrees in ((digest, True), (digest ^ 1, False)):
+        metrics = StepMetrics(3, 1.0, 1.0, 1e-3, 1.0, 0.1, 1, 0.0, digest=f"{recorded:016x}")
+        run.write_bytes(METRICS_FILE, metrics_line(metrics).encode() + b"\n")
+        assert replay_step(config, run, 3).is_as_recorded is agrees
+
+
 def test_a_step_that_there_is_not_is_refused(config: TrainConfig, tmp_path: Path):
     with pytest.raises(ConfigError, match="the steps 1 to 30"):
         replay_step(config, Storage(str(tmp_path / "run")), 31)
@@ -80,7 +110,8 @@ def test_a_step_that_there_is_not_is_refused(config: TrainConfig, tmp_path: Path
 def test_the_command_lists_the_worst_samples(config: TrainConfig, tmp_path: Path):
     path = tmp_path / "shapes.yaml"
     path.write_text(f"storage: {tmp_path}/runs\ntrain: {config.model_dump_json(exclude_none=True)}\n")
-    open_run(load_config(path))
+    config = load_config(path)
+    config.folder.write_bytes(CONFIG_FILE, config.to_yaml())
     result = CliRunner().invoke(cli, ["replay", f"{tmp_path}/runs/shapes", "--step", "3", "--top", "4"])
     assert result.exit_code == 0, result.output
     lines = result.output.splitlines()

@@ -2,23 +2,26 @@
 
 import multiprocessing
 import os
+import tempfile
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from infra.storage import storage_of
 from training.config import TrainConfig
 
 
 class TrainingProcesses:
-    """Runs `train_worker` on some ranks; a `with` block kills what is left of them."""
+    """Runs `train_worker` on some ranks, in a run's folder on disk or S3; a `with` block kills what is left of them."""
 
-    def __init__(self, config: TrainConfig, run: Path, ranks: int) -> None:
-        run.mkdir(parents=True, exist_ok=True)
-        rendezvous = run / f"rendezvous-{os.urandom(4).hex()}"
+    def __init__(self, config: TrainConfig, run: Path | str, ranks: int) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        rendezvous = Path(self._folder.name, "rendezvous")
         context = multiprocessing.get_context("spawn")
         self._results = context.Queue()
         self.processes: list[BaseProcess] = [
             context.Process(
-                target=_train, args=(config.model_dump_json(), str(run), str(rendezvous), rank, ranks, self._results)
+                target=_train,
+                args=(config.model_dump_json(), storage_of(run).url, str(rendezvous), rank, ranks, self._results),
             )
             for rank in range(ranks)
         ]
@@ -30,6 +33,7 @@ class TrainingProcesses:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
+        self._folder.cleanup()
 
     def kill(self) -> None:
         """kill -9 of all."""
