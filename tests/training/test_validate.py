@@ -1,5 +1,6 @@
 """Scoring in the middle of a training: the model's own features on every rank, and nothing left changed."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ from ranks import Ranks
 from small_datasets import make_dataset
 from test_engine import config, make_engine, make_model, steps
 
+from infra.append_log import AppendLog
 from infra.errors import ConfigError
 from infra.storage import Storage, storage_of
-from training.best import best_checkpoint, read_best
+from training.best import Best
 from training.config import DataSource
 from training.loader import evaluation_pictures, normalize
 from training.model import Tokenizer, model_traits
-from training.records import read_validations
+from training.records import VALIDATION_FILE, read_validations
 from training.selection import select
 
 TEXTS = ["a red square", "a blue bar", "", "a frame", "a yellow column"]
@@ -65,31 +67,30 @@ def test_what_was_in_training_is_again_and_locked_batch_normalisation_is_not(ran
         assert not any(inside) and after == before and any(before) and not all(before)
 
 
-def validated(_group: Any, place: str, run: str, values: dict[str, Any]) -> tuple[list[bool], list[bool]]:
+def validated(_group: Any, place: str, run: str, values: dict[str, Any]) -> tuple[list[bool], list[bool], Any]:
     from training.validate import Validator
 
     settings = config(1, data=place, validate_every=5, validation={"retrieval": {"data": place}}, **values)
-    engine = make_engine(settings)
-    validator = Validator(
-        settings, Storage(run), torch.distributed.get_rank(), engine, model_traits(settings.model), print
-    )
-    due = [validator.is_due(step) for step in range(4, 11)]
-    best = [validator.validate(5)]
-    steps(engine, settings, 0, 1, rate=10.0)  # destroys the weights
-    best.append(validator.validate(10))
-    return due, best
+    engine, traits, storage = make_engine(settings), model_traits(settings.model), Storage(run)
+    with ExitStack() as stack:
+        is_first = torch.distributed.get_rank() == 0
+        log = stack.enter_context(AppendLog(storage, VALIDATION_FILE)) if is_first else None
+        validator = Validator(settings, storage, engine, traits, log, print)
+        due = [validator.is_due(step) for step in range(4, 11)]
+        best = [validator.validate(5)]
+        steps(engine, settings, 0, 1, rate=10.0)  # destroys the weights
+        best.append(validator.validate(10))
+    return due, best, validator.best
 
 
 def test_scores_are_recorded_once_and_the_best_step_is_remembered(ranks: Ranks, place: str, tmp_path: Path):
     results = ranks.run(validated, [(place, str(tmp_path), {"best_score": "text_to_image_recall@10"})] * 3)
-    run = storage_of(tmp_path)
-    found, best = read_validations(run), read_best(run)
+    found = read_validations(storage_of(tmp_path))
     assert [each.step for each in found] == [5, 10] and all(len(each.scores) == 6 for each in found)
     values = [next(s.value for s in each.scores if s.name == "text_to_image_recall@10") for each in found]
-    expected = [True, values[1] > values[0]]
-    assert all(result == ([False, True, *[False] * 4, True], expected) for result in results)
-    assert best is not None and (best.step, best.value) == ((10, values[1]) if expected[1] else (5, values[0]))
-    assert best_checkpoint(run) is None  # none of it was saved here
+    is_better = values[1] > values[0]
+    best = Best(10 if is_better else 5, "text_to_image_recall@10", max(values))
+    assert all(result == ([False, True, *[False] * 4, True], [True, is_better], best) for result in results)
 
 
 def test_an_unknown_score_to_go_by_is_refused_with_those_there_are(ranks: Ranks, place: str, tmp_path: Path):
