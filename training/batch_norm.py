@@ -2,26 +2,36 @@
 
 By default each micro-batch of each rank is normalised by its own statistics, and the running ones, which evaluation
 uses, are averaged over the ranks after each step. `sync_batch_norm` normalises by the statistics of a micro-batch of
-all ranks together.
+all ranks together. Statistics are fp32 in any case: in bf16 they would hardly move.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def synchronize_batch_norm(model: nn.Module) -> nn.Module:
     """Replaces every batch normalisation by one over all ranks; the parameters keep their names."""
+    return _replace_batch_norm(model, _GlobalBatchNorm)
+
+
+def exact_batch_norm(model: nn.Module) -> nn.Module:
+    """Replaces every batch normalisation by one in fp32, whose parameters and samples may be bf16."""
+    return _replace_batch_norm(model, _ExactBatchNorm)
+
+
+def _replace_batch_norm(model: nn.Module, kind: "type[_ExactBatchNorm]") -> nn.Module:
     for name, child in model.named_children():
         if isinstance(child, _BatchNorm):
-            setattr(model, name, _GlobalBatchNorm.like(child))
+            setattr(model, name, kind.like(child))
         else:
-            synchronize_batch_norm(child)
+            _replace_batch_norm(child, kind)
     return model
 
 
@@ -60,16 +70,20 @@ def average_statistics(model: nn.Module) -> None:
             statistic.copy_(average)
 
 
-class _GlobalBatchNorm(_BatchNorm):
-    """Over all ranks' samples, on every backend; torch's own knows GPUs only. Ranks may differ in their rows."""
+class _ExactBatchNorm(_BatchNorm):
+    """In fp32, with the activation that some of timm's layers have inside."""
+
+    drop: nn.Module
+    act: nn.Module
 
     @classmethod
-    def like(cls, layer: _BatchNorm) -> "_GlobalBatchNorm":
+    def like(cls, layer: _BatchNorm) -> Self:
         """The same layer, with the same parameters and statistics."""
         new = cls(layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
         new.weight, new.bias = layer.weight, layer.bias
         new.running_mean, new.running_var = layer.running_mean, layer.running_var
         new.num_batches_tracked = layer.num_batches_tracked
+        new.drop, new.act = (getattr(layer, name, nn.Identity()) for name in ("drop", "act"))
         return new.train(layer.training)
 
     def _check_input_dim(self, values: Tensor) -> None:
@@ -78,19 +92,38 @@ class _GlobalBatchNorm(_BatchNorm):
 
     def forward(self, values: Tensor) -> Tensor:
         """values: (rows, channels, …), this rank's."""
+        self._check_input_dim(values)
+        output: Tensor = self.act(self.drop(self._scaled(self._normal(values.float())).to(values.dtype)))
+        return output
+
+    def _normal(self, exact: Tensor) -> Tensor:
+        if self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        by_batch = self.training or self.running_mean is None
+        assert self.momentum is not None, "a cumulative average is not offered"
+        return F.batch_norm(
+            exact, self.running_mean, self.running_var, training=by_batch, momentum=self.momentum, eps=self.eps
+        )
+
+    def _scaled(self, normal: Tensor) -> Tensor:
+        if not self.affine:
+            return normal
+        return normal * _along_channels(self.weight, normal) + _along_channels(self.bias, normal)
+
+
+class _GlobalBatchNorm(_ExactBatchNorm):
+    """Over all ranks' samples, on every backend; torch's own knows GPUs only. Ranks may differ in their rows."""
+
+    def _normal(self, exact: Tensor) -> Tensor:
         if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
-            return super().forward(values)
-        others = [axis for axis in range(values.ndim) if axis != 1]
-        exact = values.float()
-        count = _global_sum(torch.full((1,), float(values.numel() // values.shape[1]), device=values.device))
+            return super()._normal(exact)
+        others = [axis for axis in range(exact.ndim) if axis != 1]
+        count = _global_sum(torch.full((1,), float(exact.numel() // exact.shape[1]), device=exact.device))
         mean = _global_sum(exact.sum(others)) / count
-        centered = exact - _along_channels(mean, values)
+        centered = exact - _along_channels(mean, exact)
         variance = _global_sum((centered * centered).sum(others)) / count
         self._track(mean.detach(), variance.detach(), float(count))
-        normal = centered * _along_channels(torch.rsqrt(variance + self.eps), values)
-        if self.affine:
-            normal = normal * _along_channels(self.weight, values) + _along_channels(self.bias, values)
-        return normal.to(values.dtype)
+        return centered * _along_channels(torch.rsqrt(variance + self.eps), exact)
 
     def _track(self, mean: Tensor, variance: Tensor, count: float) -> None:
         if self.running_mean is None or self.running_var is None:

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from training.batch_norm import average_statistics, synchronize_batch_norm
+from training.batch_norm import average_statistics, exact_batch_norm, synchronize_batch_norm
 from training.config import Precision, TrainConfig
 from training.deepspeed_settings import merged, settled_settings, user_settings
 from training.logit_scalars import LogitScalars
@@ -47,6 +47,8 @@ class Engine:
         self.scalars = LogitScalars(model, config, device)
         if config.sync_batch_norm:
             synchronize_batch_norm(model)
+        elif config.precision is Precision.BF16 and config.zero_stage:
+            exact_batch_norm(model)  # DeepSpeed makes its parameters bf16
         optimizer = torch.optim.AdamW(
             parameter_groups(model, config),
             lr=config.lr,

@@ -59,6 +59,7 @@ def test_each_dataset_goes_through_its_own_order(mixture: Mixture):
         start += share.samples
 
 
+@settings(max_examples=40)
 @given(mixtures, st.integers(0, 10**6), st.lists(st.integers(0, 200), min_size=1, max_size=6))
 def test_it_does_not_matter_how_positions_are_cut_into_calls(mixture: Mixture, first: int, lengths: list[int]):
     edges = first + np.cumsum([0, *lengths])

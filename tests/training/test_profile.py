@@ -32,6 +32,16 @@ def test_the_steps_asked_for_are_traced_and_no_others(tmp_path: Path):
     assert {"step 2", "step 3", "aten::mm"} <= names and not {"step 1", "step 4"} & names
 
 
+def test_a_trace_is_written_when_its_last_step_is_done(tmp_path: Path):
+    run, found = storage_of(tmp_path), []
+    with StepProfiler((2, 3), run, rank=0) as profiler:
+        for number in range(1, 5):
+            with profiler.step(number):
+                torch.ones(8, 8) @ torch.ones(8, 8)
+            found.append(len(run.list_files("profile")))
+    assert found == [0, 0, 1, 1]
+
+
 def test_a_training_that_resumes_among_them_or_ends_before_traces_what_it_does(tmp_path: Path):
     late, early = storage_of(tmp_path / "late"), storage_of(tmp_path / "early")
     profiled(late, (2, 5), 4, 9)

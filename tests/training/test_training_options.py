@@ -1,5 +1,6 @@
 """Locked towers, dropped patches, recomputed activations, batch normalisation and averaged weights, in real steps."""
 
+import copy
 import math
 from typing import Any
 
@@ -8,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from ranks import Ranks
 from test_engine import FIRST_AND_LAST, config, make_engine, make_model, resumed, state, steps
+from timm.layers import BatchNormAct2d
 from torch import nn
 
 from infra.errors import ConfigError
-from training.batch_norm import synchronize_batch_norm
+from training.batch_norm import exact_batch_norm, synchronize_batch_norm
 from training.config import LossName
 from training.locking import lock_towers
 from training.model import model_to_train
@@ -115,7 +117,7 @@ def test_an_option_that_a_tower_has_not_is_refused(values: dict[str, Any], found
 
 def statistics_after(_group: Any, values: dict[str, Any]):
     """The running statistics after one step, and whether a new engine has them too."""
-    settings = config(1, model="diptych-tiny-resnet", **values)
+    settings = config(values.pop("zero_stage", 1), model="diptych-tiny-resnet", **values)
     engine = make_engine(settings)
     images = torch.randint(0, 256, (4, 3, 64, 64), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     from training.bad_steps import BadStepJudge, BadStepRule
@@ -191,6 +193,27 @@ def test_synchronised_batch_normalisation_is_that_of_one_process(ranks: Ranks):
 def test_a_resnet_trains_with_synchronised_batch_normalisation(ranks: Ranks):
     results = ranks.run(statistics_after, [({"sync_batch_norm": True, "micro_batch_size": 2},)] * 3)
     assert all(is_restored for _, is_restored in results)
+
+
+@pytest.mark.parametrize("stage", FIRST_AND_LAST)
+@pytest.mark.parametrize("synchronised", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_resnet_trains_in_bf16_with_fp32_statistics(ranks: Ranks, stage: int, synchronised: bool):
+    values = {"precision": "bf16", "zero_stage": stage, "sync_batch_norm": synchronised}
+    for statistics, is_restored in ranks.run(statistics_after, [(values,)] * 3):
+        assert is_restored and all(value.dtype == torch.float32 for value in statistics.values())
+        assert all(value.isfinite().all() for value in statistics.values())
+
+
+@pytest.mark.parametrize("replace", [exact_batch_norm, synchronize_batch_norm])
+@pytest.mark.parametrize("layer", [nn.BatchNorm2d(3), nn.BatchNorm2d(3, affine=False), BatchNormAct2d(3)])
+def test_a_replaced_batch_normalisation_does_what_the_layer_did(replace: Any, layer: nn.Module):
+    rows = torch.randn(5, 3, 4, 4)
+    other = replace(nn.Sequential(copy.deepcopy(layer)))
+    for _ in range(2):
+        torch.testing.assert_close(other(rows), layer(rows), rtol=1e-5, atol=1e-6)
+    for name, value in layer.state_dict().items():
+        torch.testing.assert_close(other[0].state_dict()[name], value)
+    torch.testing.assert_close(other.eval()(rows), layer.eval()(rows), rtol=1e-5, atol=1e-6)
 
 
 def averaged(_group: Any, stage: int, precision: str):
