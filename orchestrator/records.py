@@ -16,6 +16,7 @@ from orchestrator.run_state import Drive, Ending, RunFacts, RunState, Standing, 
 
 RUN_FILE = "run.json"
 DRIVES_FOLDER = "drives"
+START_NAME = "start.json"
 EVENTS_FOLDER = "events"
 RETRY_EVENT = "retrying"
 WENT_ON_EVENT = "went on"
@@ -49,7 +50,7 @@ def drive_path(number: int, name: str = "") -> str:
 def drive_numbers(folder: Storage) -> list[int]:
     """The numbers of the drives that were begun, in order."""
     listed = folder.list_files(DRIVES_FOLDER, recursive=True)
-    return sorted(int(entry.path.split("/")[1]) for entry in listed if entry.path.endswith("/start.json"))
+    return sorted(int(entry.path.split("/")[1]) for entry in listed if entry.path.endswith(f"/{START_NAME}"))
 
 
 def begin_drive(folder: Storage, command: str) -> Drive:
@@ -57,7 +58,7 @@ def begin_drive(folder: Storage, command: str) -> Drive:
     while True:
         number = max(drive_numbers(folder), default=0) + 1
         drive = Drive(number, secrets.token_hex(8), this_process(), time.time(), command)
-        if folder.create(drive_path(number, "start.json"), encode(asdict(drive))):
+        if folder.create(drive_path(number, START_NAME), encode(asdict(drive))):
             return drive
 
 
@@ -70,7 +71,7 @@ def end_drive(folder: Storage, drive: Drive, state: RunState, reason: str) -> bo
 def newest_drive(folder: Storage) -> Drive | None:
     """The drive that was begun last."""
     numbers = drive_numbers(folder)
-    return Drive(**_read(folder, drive_path(numbers[-1], "start.json"))) if numbers else None
+    return Drive(**_read(folder, drive_path(numbers[-1], START_NAME))) if numbers else None
 
 
 def ending_of(folder: Storage, number: int) -> Ending | None:

@@ -9,7 +9,7 @@ from orchestrator.config import RunConfig, config_of
 from orchestrator.drive import drive
 from orchestrator.run import CONFIG_FILE, read_identity
 from orchestrator.stages import configured_stages
-from orchestrator.yaml_source import apply_overrides, parse_yaml
+from orchestrator.yaml_source import YamlSource, apply_overrides, parse_yaml
 from training.checkpoint import CHECKPOINTS_FOLDER, newest_checkpoint
 
 
@@ -28,6 +28,15 @@ def resume_run(
 
 def stored_config(folder: Storage, overrides: Sequence[str] = ()) -> RunConfig:
     """The config that lies in the run's folder, wherever that lies now, with overrides."""
+    source = stored_source(folder)
+    place = {key: source.values[key] for key in ("storage", "name")}
+    apply_overrides(source, list(overrides))
+    source.values |= place
+    return config_of(source)
+
+
+def stored_source(folder: Storage) -> YamlSource:
+    """What the run's run.yaml holds, with the place where the run lies now: the folder may have been moved."""
     read_identity(folder)
     try:
         text = folder.read_bytes(CONFIG_FILE).decode()
@@ -39,9 +48,8 @@ def stored_config(folder: Storage, overrides: Sequence[str] = ()) -> RunConfig:
         ) from error
     storage, _, name = folder.url.rpartition("/")
     source = parse_yaml(text, f"{folder.url}/{CONFIG_FILE}")
-    apply_overrides(source, list(overrides))
-    source.values |= {"storage": storage, "name": name}  # the folder may have been moved
-    return config_of(source)
+    source.values |= {"storage": storage, "name": name}
+    return source
 
 
 def _require_checkpoint(folder: Storage) -> None:

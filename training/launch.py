@@ -79,8 +79,12 @@ def _require_whole_micro_batches(config: TrainConfig) -> None:
         )
 
 
-def train(config: TrainConfig, run: Storage, progress: Progress, cluster: Cluster) -> TrainResult:
+def train(
+    config: TrainConfig, run: Storage, progress: Progress, cluster: Cluster, *, fence: str | None = None
+) -> TrainResult:
     """Trains to the last step, from where the run's checkpoints leave off.
+
+    `fence`: a file of the run's folder; once it is there, no checkpoint is committed any more.
 
     Raises UserError for a config that doesn't fit the data or the cluster, StageFailed when the training failed
     more often than `max_restarts`.
@@ -107,7 +111,7 @@ def train(config: TrainConfig, run: Storage, progress: Progress, cluster: Cluste
         with open_trackers(config, run) as trackers:
             watch = TrainingWatch(board, run, progress, trackers)
             with Repeating(watch.look, every_s=WATCH_EVERY_S, name="train-progress"):
-                _fit(config, run, cluster, board, use_gpu=use_gpu)
+                _fit(config, run, cluster, board, use_gpu=use_gpu, fence=fence)
             watch.look()
         if watch.failure is not None:
             raise watch.failure
@@ -118,7 +122,7 @@ def train(config: TrainConfig, run: Storage, progress: Progress, cluster: Cluste
     return result
 
 
-def _fit(config: TrainConfig, run: Storage, cluster: Cluster, board: Any, *, use_gpu: bool) -> None:
+def _fit(config: TrainConfig, run: Storage, cluster: Cluster, board: Any, *, use_gpu: bool, fence: str | None) -> None:
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -126,14 +130,15 @@ def _fit(config: TrainConfig, run: Storage, cluster: Cluster, board: Any, *, use
     from training.ray_callbacks import CatchSigterm
     from training.worker import run_worker, settings_for
 
-    cpus = max(1, cluster.cpus // config.max_workers)
-    threads = config.threads_per_worker or cpus
+    share = max(1, cluster.cpus // config.max_workers)
+    threads = config.threads_per_worker or share
+    cpus = min(threads, share)  # no more than is used, so that other runs find room on the same cluster
     # Ray Train's controller takes it from the driver's environment.
     os.environ[HEALTH_TIMEOUT_VARIABLE] = str(config.hang_timeout_s)
     trainer = TorchTrainer(
         run_worker,
         train_loop_config=settings_for(
-            with_settings_inside(config), run, use_gpu=use_gpu, threads=threads, board=board
+            with_settings_inside(config), run, use_gpu=use_gpu, threads=threads, board=board, fence=fence
         ),
         torch_config=TorchConfig(
             backend="nccl" if use_gpu else "gloo", timeout_s=round(GROUP_TIMEOUT_FACTOR * config.hang_timeout_s)

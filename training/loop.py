@@ -58,12 +58,13 @@ class Preempted(StageFailed):
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """This process's place in the training. board: the actor that ranks report to, or None."""
+    """This process's place in the training. board: the actor that ranks report to, or None. fence: see its writer."""
 
     rank: int
     ranks: int
     use_gpu: bool
     board: Any = None
+    fence: str | None = None
 
 
 def train_worker(config: TrainConfig, run: Storage, worker: Worker) -> None:
@@ -121,7 +122,7 @@ class _Training:
         self._writer = CheckpointWriter(
             run,
             PartName(token, worker.rank, worker.ranks),
-            WriterSettings(keep, config.checkpoint_patience_minutes * SECONDS),
+            WriterSettings(keep, config.checkpoint_patience_minutes * SECONDS, worker.fence),
             say=heartbeat.note,
             before_commit=self._make_durable,
         )
