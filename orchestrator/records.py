@@ -20,6 +20,7 @@ START_NAME = "start.json"
 EVENTS_FOLDER = "events"
 RETRY_EVENT = "retrying"
 WENT_ON_EVENT = "went on"
+SUBMIT_EVENT = "submitted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,8 @@ def read_facts(folder: Storage, events: list[Event]) -> RunFacts:
     created_at = float(_read(folder, RUN_FILE)["created"])
     drive = newest_drive(folder)
     if drive is None:
-        return RunFacts(created_at, stop=stop_request_of(folder, 1))
+        jobs = [event.text for event in events if event.what == SUBMIT_EVENT]
+        return RunFacts(created_at, stop=stop_request_of(folder, 1), job=jobs[-1] if jobs else None)
     # In this order: a driver takes the lease before it begins, and leaves its ending before it gives the lease back.
     lease = look_at_lease(folder)
     return RunFacts(

@@ -60,6 +60,7 @@ FREE_TRAIN_KEYS = frozenset(
         "trackers",
         "profile_steps",
         "max_restarts",
+        "max_error_restarts",
         # Meant to change: what it leaves out is left out from then on.
         "exclude",
     }

@@ -15,7 +15,7 @@ from infra.progress import Progress
 from infra.storage import Storage, storage_of
 from orchestrator.config import RunConfig
 from orchestrator.driver import Driver
-from orchestrator.records import START_NAME, drive_path
+from orchestrator.records import RETRY_EVENT, START_NAME, WENT_ON_EVENT, drive_path
 from orchestrator.run import EVALUATION_FOLDER, REPORT_FILE, mark_stage_done, stage_facts
 from training.records import SCORES_FILE
 
@@ -144,7 +144,11 @@ def _train(context: StageContext) -> None:
     check_training(context.config.train, dataset_is_ready=True)
     # Once a later driver has begun, what is left of this one's workers commits nothing more.
     fence = drive_path(context.driver.drive.number + 1, START_NAME)
-    train(context.config.train, context.folder, context.progress, context.cluster, fence=fence)
+
+    def tell(is_retrying: bool, why: str) -> None:
+        context.driver.tell(RETRY_EVENT if is_retrying else WENT_ON_EVENT, why)
+
+    train(context.config.train, context.folder, context.progress, context.cluster, fence=fence, tell=tell)
 
 
 def _evaluate(context: StageContext) -> None:

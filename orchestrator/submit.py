@@ -9,10 +9,9 @@ from typing import Any
 
 from infra.cluster import QUIET_RAY
 from infra.errors import MachineError, RunError
-from infra.storage import Storage
 from orchestrator.config import RunConfig
 from orchestrator.package import CONFIG_NAME, write_package
-from orchestrator.records import Event, drive_numbers, read_standing, record_event, this_process
+from orchestrator.records import SUBMIT_EVENT, Event, drive_numbers, read_standing, record_event, this_process
 from orchestrator.run import CONFIG_FILE, check_run, create_run, read_identity, refuse_other_config
 from orchestrator.run_state import RunState, Standing
 from orchestrator.stages import check_stages, configured_stages
@@ -58,11 +57,12 @@ def submit_run(config: RunConfig, address: str) -> Submission:
     standing = read_standing(folder)
     if standing.state not in GO_ON:
         return Submission(config.name, folder.url, standing.state, None)
-    job = _submit(client, config, folder, standing)
+    job = _submit(client, address, config, standing)
     return Submission(config.name, folder.url, read_standing(folder).state, job)
 
 
-def _submit(client: Any, config: RunConfig, folder: Storage, standing: Standing) -> str | None:
+def _submit(client: Any, address: str, config: RunConfig, standing: Standing) -> str | None:
+    folder = config.folder
     # The same name for all who submit the run's next drive at the same moment: the cluster takes it once.
     number = len(drive_numbers(folder)) + 1
     job = f"diptych-{config.name}-{read_identity(folder)['id']}-{number}"
@@ -87,7 +87,8 @@ def _submit(client: Any, config: RunConfig, folder: Storage, standing: Standing)
                     client.delete_job(job)  # it died before it could begin to drive
                     continue
                 return None
-            record_event(folder, Event(time.time(), this_process(), "submitted", job, 0))
+            text = f"job {job} at {address}"
+            record_event(folder, Event(time.time(), this_process(), SUBMIT_EVENT, text))
             return job
     return None
 

@@ -51,15 +51,18 @@ class RayHead:
             *(f"--node-manager-port={manager}", f"--object-manager-port={objects}", "--disable-usage-stats"),
             *("--object-store-memory=200000000", "--min-worker-port=0", "--max-worker-port=0"),
         ]
+        environment = os.environ | QUIET_RAY | self.environment
+        # A job's `python` is the one that the head finds first.
+        environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
         with (self._folder / "head.txt").open("w") as output:
             self._process = subprocess.Popen(
-                command,
-                env=os.environ | QUIET_RAY | self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
             )
-        self._wait_until_ready()
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.kill()
+            raise
 
     def kill(self) -> None:
         """kill -9 of all its processes."""

@@ -12,7 +12,6 @@ import torch
 import torch.distributed as dist
 
 from infra.append_log import AppendLog
-from infra.errors import StageFailed
 from infra.storage import Storage
 from training.agreement import StepFacts, gather_facts, total_digest
 from training.bad_steps import BadStepJudge, BadStepRule
@@ -31,7 +30,7 @@ from training.loader import Batch, Replacement, TrainingLoader
 from training.mixture import Mixture
 from training.model import ModelTraits, model_traits
 from training.plan import Length, length_of
-from training.preemption import is_preempted
+from training.preemption import Preempted, is_preempted
 from training.profile import StepProfiler
 from training.records import (
     CERTIFICATE_FILE,
@@ -50,10 +49,6 @@ from training.validate import Validator
 ATTEMPTS_FOLDER = "attempts"
 LOADER_THREADS = 2  # at least: reading waits for the disk
 SECONDS = 60.0
-
-
-class Preempted(StageFailed):
-    """A worker was asked to go; the training was saved and goes on with another one."""
 
 
 @dataclass(frozen=True, slots=True)
