@@ -1,11 +1,14 @@
 """Whole runs in a bucket: through a storage in trouble, after kill -9, after `diptych stop`; the result is the same."""
 
 import json
+import random
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from commands import diptych, family, kill_all, start_diptych
@@ -13,6 +16,7 @@ from counting_web import CountingWeb
 from fault_proxy import Fault, FaultProxy
 from object_store import ObjectStore
 from pipelines import STEPS, losses_of, scores_of, weights_of, write_pipeline
+from store_client import UseStore
 
 from infra.object_lease import EXPIRES_AFTER_S
 from infra.storage import Storage, storage_of
@@ -129,3 +133,61 @@ def test_stop_saves_first_and_resume_does_nothing_again(
     assert done.returncode == 0, done.stderr
     assert_same_result(run, undisturbed)
     assert [attempt["first_step"] for attempt in attempts_of(run)] == [0, step_of(saved)]
+
+
+def test_random_parts_killed_at_random_moments_change_nothing(
+    tmp_path: Path,
+    web: CountingWeb,
+    undisturbed: Storage,
+    request: pytest.FixtureRequest,
+    use_store: UseStore,
+):
+    """A worker, the driver, everything, or the storage, again and again; then it is resumed to its end."""
+    rounds, seed = request.config.getoption("--kill-rounds"), request.config.getoption("--kill-seed")
+    seed = random.randrange(1 << 32) if seed is None else seed
+    print(f"seed {seed}, {rounds} rounds")
+    chance = random.Random(seed)
+    with ObjectStore() as store:
+        use_store(store.environment())
+        run = storage_of(store.url("random/runs/birds"))
+        config = write_pipeline(tmp_path, web, store.url("random"), "birds", max_restarts=1000)
+        kinds: list[str] = []
+        driver = start_diptych("run", config, cwd=tmp_path)
+        while len(kinds) < rounds:
+            moment = time.monotonic() + chance.uniform(5, 40)
+            wait_until(lambda: time.monotonic() > moment or driver.poll() is not None)  # noqa: B023 - called at once
+            if driver.poll() == 0:
+                break  # through before the last kill
+            if driver.poll() is None:
+                kinds.append(kill_something(chance, driver, store))
+            if driver.poll() is not None:
+                # Run again as it was begun, or from the storage alone: until the config is there, nothing else goes.
+                is_stored = run.exists("run.json") and run.exists("run.yaml")
+                again = ("resume", run.url) if is_stored else ("run", config)
+                driver = start_diptych(*again, cwd=tmp_path)
+        print(kinds)
+        if driver.wait(2 * WAIT_S) != 0:
+            done = diptych("resume", run.url, cwd=tmp_path, timeout_s=WAIT_S)
+            assert done.returncode == 0, done.stderr
+        assert_same_result(run, undisturbed)
+        assert diptych("verify", run.url, cwd=tmp_path).returncode == 0
+        assert read_standing(run).state is RunState.DONE
+
+
+def kill_something(chance: random.Random, driver: subprocess.Popen[str], store: ObjectStore) -> str:
+    """kill -9 of a part; returns which. The storage comes back after some seconds."""
+    processes = family(driver.pid)
+    workers = [process for process in processes if "RayTrainWorker" in " ".join(process.cmdline())]
+    kind = chance.choice(["driver", "all", "storage", *(["worker"] * 2 if workers else [])])
+    match kind:
+        case "worker":
+            kill_all([chance.choice(workers)])
+        case "storage":
+            store.kill()
+            time.sleep(chance.uniform(0, 15))
+            store.restart()
+        case _:
+            kill_all(processes if kind == "all" else processes[:1])
+            driver.wait()
+            psutil.wait_procs(processes, timeout=90)  # the cluster of a dead driver ends by itself
+    return kind
