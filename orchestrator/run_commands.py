@@ -6,7 +6,15 @@ from pathlib import Path
 
 import click
 
-from orchestrator.options import config_argument, json_option, overrides_argument, print_record, run_argument
+from orchestrator.options import (
+    address_option,
+    config_argument,
+    json_option,
+    overrides_argument,
+    print_record,
+    progress_option,
+    run_argument,
+)
 
 WATCH_EVERY_S = 2.0
 
@@ -127,8 +135,8 @@ def stop(run_folder: str, now: bool, wait: bool, as_json: bool) -> None:
 @click.command()
 @run_argument
 @overrides_argument
-@click.option("--address", metavar="HOST:PORT", help="A running Ray cluster; default: this machine.")
-@click.option("--progress", "progress_form", type=click.Choice(["auto", "json"]), default="auto", show_default=True)
+@address_option
+@progress_option
 def resume(run_folder: str, overrides: tuple[str, ...], address: str | None, progress_form: str) -> None:
     """Goes on with a run from its storage alone: with the config that lies there, from its last checkpoint.
 

@@ -74,7 +74,8 @@ class StopRequest:
 class RunFacts:
     """What the state follows from. All but `created_at` are of the newest drive; None for what is not there.
 
-    `retrying` is why the driver starts something again, until that gets on; `job` where the run was submitted to.
+    `retrying` is why the driver starts something again, until that gets on; `job` where the run was submitted to for a
+    drive that has not begun.
     """
 
     created_at: float

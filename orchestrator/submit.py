@@ -11,9 +11,17 @@ from infra.cluster import QUIET_RAY
 from infra.errors import MachineError, RunError
 from orchestrator.config import RunConfig
 from orchestrator.package import CONFIG_NAME, write_package
-from orchestrator.records import SUBMIT_EVENT, Event, drive_numbers, read_standing, record_event, this_process
+from orchestrator.records import (
+    SUBMIT_EVENT,
+    Event,
+    drive_numbers,
+    forget_stop_request,
+    read_standing,
+    record_event,
+    this_process,
+)
 from orchestrator.run import CONFIG_FILE, check_run, create_run, read_identity, refuse_other_config
-from orchestrator.run_state import RunState, Standing
+from orchestrator.run_state import RunState
 from orchestrator.stages import check_stages, configured_stages
 
 ENTRYPOINT = f"python -m orchestrator run {CONFIG_NAME} --address auto"
@@ -57,14 +65,15 @@ def submit_run(config: RunConfig, address: str) -> Submission:
     standing = read_standing(folder)
     if standing.state not in GO_ON:
         return Submission(config.name, folder.url, standing.state, None)
-    job = _submit(client, address, config, standing)
+    job = _submit(client, address, config)
     return Submission(config.name, folder.url, read_standing(folder).state, job)
 
 
-def _submit(client: Any, address: str, config: RunConfig, standing: Standing) -> str | None:
+def _submit(client: Any, address: str, config: RunConfig) -> str | None:
     folder = config.folder
     # The same name for all who submit the run's next drive at the same moment: the cluster takes it once.
     number = len(drive_numbers(folder)) + 1
+    forget_stop_request(folder, number)
     job = f"diptych-{config.name}-{read_identity(folder)['id']}-{number}"
     with tempfile.TemporaryDirectory(prefix="diptych-submit-") as scratch:
         write_package(Path(scratch), config.to_yaml())
@@ -83,12 +92,12 @@ def _submit(client: Any, address: str, config: RunConfig, standing: Standing) ->
                         "Nothing of the run was started.",
                         "Look at the cluster's dashboard, and submit again.",
                     ) from error
-                if _has_ended(client, job) and standing.state is RunState.QUEUED:
+                if _has_ended(client, job) and number not in drive_numbers(folder):
                     client.delete_job(job)  # it died before it could begin to drive
                     continue
                 return None
             text = f"job {job} at {address}"
-            record_event(folder, Event(time.time(), this_process(), SUBMIT_EVENT, text))
+            record_event(folder, Event(time.time(), this_process(), SUBMIT_EVENT, text, number))
             return job
     return None
 

@@ -16,7 +16,15 @@ from infra.lease import hold
 from infra.storage import Storage, storage_of
 from orchestrator.cli import cli
 from orchestrator.config import RunConfig, load_config
-from orchestrator.records import begin_drive, end_drive, read_standing, stop_request_of
+from orchestrator.records import (
+    SUBMIT_EVENT,
+    Event,
+    begin_drive,
+    end_drive,
+    read_standing,
+    record_event,
+    stop_request_of,
+)
 from orchestrator.run import create_run, read_config, refuse_other_config
 from orchestrator.run_log import open_log
 from orchestrator.run_state import RunState, StopMode
@@ -100,6 +108,19 @@ def test_stop_writes_the_wish_and_tells_the_state(run: Storage):
 def test_a_run_that_has_not_begun_is_stopped_before_it_does(run: Storage):
     assert record("stop", run.url, "--wait")["state"] == "stopped"
     assert stop_request_of(run, 1) is not None
+
+
+def test_a_run_that_was_submitted_again_waits_for_its_next_driver_and_is_stopped_before_it(run: Storage):
+    drive = begin_drive(run, "train")
+    end_drive(run, drive, RunState.FAILED, "its reason")
+    record_event(run, Event(1.0, "ann", SUBMIT_EVENT, "job birds-1", 1))  # the one that drove it
+    assert read_standing(run).state is RunState.FAILED
+    record_event(run, Event(2.0, "ann", SUBMIT_EVENT, "job birds-2", 2))
+    standing = read_standing(run)
+    assert standing.state is RunState.QUEUED and "job birds-2" in standing.reason
+    assert record("stop", run.url)["state"] == "stopped" and stop_request_of(run, 2) is not None
+    begin_drive(run, "train")
+    assert read_standing(run).state is RunState.LOST
 
 
 def test_an_ended_run_is_not_asked_to_stop(run: Storage):
