@@ -115,7 +115,7 @@ class BuildConfig(Settings):
     respect_robots_txt: bool = False
     """Ask each host for its robots.txt first, and leave out what that forbids."""
     proxy: str | None = None
-    """Proxy for all requests, e.g. http://proxy:3128; it, not diptych, then decides which addresses are asked."""
+    """Proxy for all requests (http://proxy:3128), which then decides what is asked; login in DIPTYCH_PROXY_LOGIN."""
     allow_private_addresses: list[str] = []
     """Address ranges of private networks that may be asked, e.g. [127.0.0.0/8]."""
     tasks: Annotated[int, Field(ge=1)] | None = None

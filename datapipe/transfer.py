@@ -1,6 +1,7 @@
 """One HTTP request of libcurl: its limits, what came back, and what that counts as."""
 
 import io
+import os
 import socket
 import ssl
 import time
@@ -34,6 +35,9 @@ STATUS_OF_CURL_ERROR = {
     pycurl.E_PEER_FAILED_VERIFICATION: (SampleStatus.TLS_FAILED, "the TLS certificate is not valid"),
 }
 PROTOCOL_ERROR = (SampleStatus.PROTOCOL_ERROR, "the answer was cut or is not HTTP")
+
+
+PROXY_LOGIN_VARIABLE = "DIPTYCH_PROXY_LOGIN"  # user:password, which no config may hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +144,9 @@ class Transfer:
             handle.setopt(pycurl.CAINFO, authorities)
         # What the environment says of proxies is not for a crawler's many hosts, and would get round the address check.
         handle.setopt(pycurl.PROXY, limits.proxy or "")
+        login = os.environ.get(PROXY_LOGIN_VARIABLE)
+        if limits.proxy is not None and login:
+            handle.setopt(pycurl.PROXYUSERPWD, login)
         if limits.proxy is None:
             handle.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
         handle.setopt(pycurl.WRITEHEADER, self._header)

@@ -35,8 +35,14 @@ class Holder:
 class Lease:
     """Holding a place; ask `is_held` before doing what only its driver may do."""
 
-    def __init__(self, is_held: Callable[[], bool]) -> None:
+    def __init__(self, is_held: Callable[[], bool], is_lost: Callable[[], bool] | None = None) -> None:
         self._is_held = is_held
+        self._is_lost = is_lost or (lambda: not is_held())
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether another process has it for certain; while the storage is away, neither this nor `is_held` is true."""
+        return self._is_lost()
 
     @property
     def is_held(self) -> bool:
@@ -60,7 +66,7 @@ def hold(place: Storage, say: Callable[[str], None]) -> Iterator[Lease]:
         lease = ObjectLease(place.s3, LEASE_FILE, _to_json(me))
         lease.acquire(lambda data: _say_waiting(place, data, say))
         try:
-            yield Lease(lambda: lease.is_held)
+            yield Lease(lambda: lease.is_held, lambda: lease.is_lost)
         finally:
             lease.release()
     else:

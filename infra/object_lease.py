@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from infra.errors import DiptychError, StorageFailed
+from infra.s3_client import s3_client
 from infra.s3_objects import S3Objects
 
 # Longer than a request that is tried again may hold up a renewal; expiry is measured by the one who waits, so that
@@ -23,6 +24,7 @@ class ObjectLease:
         self, objects: S3Objects, path: str, holder: bytes, *, expires_after_s: float = EXPIRES_AFTER_S
     ) -> None:
         self._objects = objects
+        self._hasty = S3Objects(objects.url, is_hasty=True)
         self._path = path
         self._expires_after_s = expires_after_s
         self._holder: dict[str, Any] = json.loads(holder)
@@ -34,6 +36,11 @@ class ObjectLease:
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
 
     @property
+    def is_lost(self) -> bool:
+        """Whether another holder was seen. A lease that is neither held nor lost may still be renewed."""
+        return self._is_lost
+
+    @property
     def is_held(self) -> bool:
         """Whether nobody can have taken the lease over."""
         return not self._is_lost and time.monotonic() - self._renewed_at < self._expires_after_s
@@ -43,6 +50,8 @@ class ObjectLease:
 
         `on_wait` is called once, with the holder.
         """
+        for is_hasty in (False, True):
+            s3_client(is_hasty=is_hasty)  # made now: that takes seconds, which would be the lease's
         seen, since, is_told = "", time.monotonic(), False
         while not self._take(seen if time.monotonic() - since > self._expires_after_s else None):
             info = self._objects.info(self._path)
@@ -72,18 +81,30 @@ class ObjectLease:
 
     def _keep(self) -> None:
         while not self._ended.wait(self._expires_after_s * RENEW_SHARE):
-            began = time.monotonic()
             try:
-                if not self._objects.replace(self._path, self._data(), self._version):
+                if not self._renew():
                     self._is_lost = True
                     return
-                self._note(began)
             except (DiptychError, FileNotFoundError):
                 # The storage is away: `is_held` says for how long the lease is still safe.
                 continue
 
+    def _renew(self) -> bool:
+        """Says whether the lease is still this holder's. Raises StorageFailed."""
+        for _ in range(2):
+            began = time.monotonic()
+            if self._hasty.replace(self._path, self._data(), self._version):
+                self._note(began)
+                return True
+            info = self._hasty.info(self._path)
+            if info is None or json.loads(_holder_in(self._hasty.read_bytes(self._path))) != self._holder:
+                return False
+            # It was written by this holder, which did not hear the answer.
+            self._version = info.version or ""
+        raise StorageFailed(f"{self._objects.url}/{self._path} changes under its holder's hands.")
+
     def _note(self, began: float) -> None:
-        info = self._objects.info(self._path)
+        info = self._hasty.info(self._path)
         if info is None or info.version is None:
             raise StorageFailed(f"{self._objects.url}/{self._path} was written and is not there.")
         self._version, self._renewed_at = info.version, began

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from botocore.exceptions import ClientError
 
 CONNECT_TIMEOUT_S = 10
+HASTY_TIMEOUT_S = 10  # SeaweedFS makes one of eight racing writers wait for up to 6 s
 READ_TIMEOUT_S = 60  # eight writers racing for one object may make a server wait for seconds
 DEFAULT_ATTEMPTS = (
     12  # with doubling waits of up to 20 s: rides out a minute and more of throttling or of a server's restart
@@ -22,17 +23,20 @@ REFUSED = frozenset({"401", "403", "AccessDenied", "InvalidAccessKeyId", "Signat
 CONDITION_FAILED = frozenset({"412", "PreconditionFailed"})
 
 
-@lru_cache(maxsize=1)
-def s3_client() -> Any:
-    """This process's client, for all threads; credentials, region and endpoint by the standard AWS chain."""
+@lru_cache(maxsize=2)
+def s3_client(*, is_hasty: bool = False) -> Any:
+    """This process's client, for all threads; credentials, region and endpoint by the standard AWS chain.
+
+    A hasty one gives up after seconds: for a caller that has to be through by then, and tries again itself.
+    """
     import boto3
     from botocore.config import Config
 
     def make(style: str) -> Any:
         config = Config(
             connect_timeout=CONNECT_TIMEOUT_S,
-            read_timeout=READ_TIMEOUT_S,
-            retries={"mode": "standard", "total_max_attempts": attempts()},
+            read_timeout=HASTY_TIMEOUT_S if is_hasty else READ_TIMEOUT_S,
+            retries={"mode": "standard", "total_max_attempts": 2 if is_hasty else attempts()},
             max_pool_connections=POOL_CONNECTIONS,
             # Other checksums than the signature's are not known to every S3-compatible server.
             request_checksum_calculation="when_required",

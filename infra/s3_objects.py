@@ -26,10 +26,22 @@ DELETE_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, slots=True)
+class OpenUpload:
+    """A multipart upload under way, or left behind."""
+
+    path: str
+    upload_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class S3Objects:
     """The objects below `s3://bucket/prefix`. Raises FileNotFoundError, OutputError and StorageFailed."""
 
     url: str
+    is_hasty: bool = False
+
+    def _client(self) -> Any:
+        return s3_client(is_hasty=self.is_hasty)
 
     def _key(self, path: str) -> dict[str, str]:
         parts = urlsplit(self.url)
@@ -72,7 +84,7 @@ class S3Objects:
         start = "/".join(part for part in (place["Key"].strip("/"), folder.strip("/")) if part)
         root = f"{place['Key'].strip('/')}/" if place["Key"].strip("/") else ""
         with explained(self.url):
-            pages = s3_client().get_paginator("list_objects_v2")
+            pages = self._client().get_paginator("list_objects_v2")
             options = {} if recursive else {"Delimiter": "/"}
             for page in pages.paginate(Bucket=place["Bucket"], Prefix=f"{start}/" if start else "", **options):
                 for item in page.get("Contents", []):
@@ -95,7 +107,7 @@ class S3Objects:
     def write_bytes(self, path: str, data: bytes) -> str:
         """Writes the whole object; returns its version."""
         with explained(f"{self.url}/{path}"):
-            return str(s3_client().put_object(**self._key(path), Body=data)["ETag"])
+            return str(self._client().put_object(**self._key(path), Body=data)["ETag"])
 
     def write_file(self, path: str, source: IO[bytes]) -> str:
         """Writes the whole object from a file, in parts when it is large; returns the version that this write made."""
@@ -105,12 +117,12 @@ class S3Objects:
             return self.write_bytes(path, source.read())
         with explained(f"{self.url}/{path}"):
             place = self._key(path)
-            upload = s3_client().create_multipart_upload(**place)["UploadId"]
+            upload = self._client().create_multipart_upload(**place)["UploadId"]
             try:
                 return self._complete(path, upload, self._upload_parts(place, upload, source, -(-size // PART_BYTES)))
             except BaseException:
                 with contextlib.suppress(Exception):  # the error that led here is the one to tell
-                    s3_client().abort_multipart_upload(**place, UploadId=upload)
+                    self._client().abort_multipart_upload(**place, UploadId=upload)
                 raise
 
     def _complete(self, path: str, upload: str, parts: list[dict[str, Any]]) -> str:
@@ -118,7 +130,7 @@ class S3Objects:
 
         try:
             whole = {"Parts": parts}
-            done = s3_client().complete_multipart_upload(**self._key(path), UploadId=upload, MultipartUpload=whole)
+            done = self._client().complete_multipart_upload(**self._key(path), UploadId=upload, MultipartUpload=whole)
             return str(done["ETag"])
         except ClientError as error:
             # Done, its answer lost, and tried again by boto3: then the upload is not there any more, but the object is.
@@ -134,7 +146,7 @@ class S3Objects:
             with lock:
                 source.seek((number - 1) * PART_BYTES)
                 data = source.read(PART_BYTES)
-            part = s3_client().upload_part(**place, UploadId=upload, PartNumber=number, Body=data)
+            part = self._client().upload_part(**place, UploadId=upload, PartNumber=number, Body=data)
             return {"PartNumber": number, "ETag": part["ETag"]}
 
         with ThreadPoolExecutor(PARTS_AT_ONCE) as pool:
@@ -156,37 +168,45 @@ class S3Objects:
         bucket = self._key("")["Bucket"]
         with explained(self.url):
             if len(paths) == 1:  # which every server knows
-                s3_client().delete_object(**self._key(paths[0]))
+                self._client().delete_object(**self._key(paths[0]))
                 return
             for start in range(0, len(paths), DELETE_AT_ONCE):
                 keys = [{"Key": self._key(path)["Key"]} for path in paths[start : start + DELETE_AT_ONCE]]
-                s3_client().delete_objects(Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
+                self._client().delete_objects(Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
 
     def sweep(self) -> int:
         """Removes what processes that were killed have left: open multipart uploads, and checks of the storage."""
         checks = [entry.path for entry in self.list_files("", recursive=False) if entry.path.startswith(CHECK_PREFIX)]
         if checks:
             self.delete(checks)
-        return len(checks) + self._abort_uploads()
+        uploads = self.open_uploads()
+        for upload in uploads:
+            self.abort_upload(upload.path, upload.upload_id)
+        return len(checks) + len(uploads)
 
-    def _abort_uploads(self) -> int:
+    def open_uploads(self) -> list[OpenUpload]:
+        """The multipart uploads that were neither completed nor aborted."""
         place = self._key("")
-        prefix, ended = place["Key"].strip("/"), 0
+        root = f"{place['Key'].strip('/')}/" if place["Key"].strip("/") else ""
         with explained(self.url):
-            options = {"Bucket": place["Bucket"], "Prefix": f"{prefix}/" if prefix else ""}
-            for page in s3_client().get_paginator("list_multipart_uploads").paginate(**options):
-                for upload in page.get("Uploads", []):
-                    which = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
-                    s3_client().abort_multipart_upload(Bucket=place["Bucket"], **which)
-                    ended += 1
-        return ended
+            pages = self._client().get_paginator("list_multipart_uploads").paginate(Bucket=place["Bucket"], Prefix=root)
+            return [
+                OpenUpload(upload["Key"].removeprefix(root), upload["UploadId"])
+                for page in pages
+                for upload in page.get("Uploads", [])
+            ]
+
+    def abort_upload(self, path: str, upload_id: str) -> None:
+        """Ends an open upload, and frees what it holds."""
+        with explained(f"{self.url}/{path}"):
+            self._client().abort_multipart_upload(**self._key(path), UploadId=upload_id)
 
     def _head(self, path: str) -> dict[str, Any] | None:
         from botocore.exceptions import ClientError
 
         with explained(f"{self.url}/{path}"):
             try:
-                return dict(s3_client().head_object(**self._key(path)))
+                return dict(self._client().head_object(**self._key(path)))
             except ClientError as error:
                 if error_code(error) in MISSING:
                     return None
@@ -199,7 +219,7 @@ class S3Objects:
         with explained(f"{self.url}/{path}"):
             for attempt in range(READ_TRIES):
                 try:
-                    return bytes(s3_client().get_object(**self._key(path), **options)["Body"].read())
+                    return bytes(self._client().get_object(**self._key(path), **options)["Body"].read())
                 except (IncompleteReadError, ResponseStreamingError, HTTPClientError, HTTPError):
                     # boto3 tries requests again, but not bodies that are cut.
                     if attempt == READ_TRIES - 1:
@@ -213,7 +233,7 @@ class S3Objects:
         with explained(f"{self.url}/{path}"):
             for _ in range(CONDITION_TRIES):
                 try:
-                    s3_client().put_object(**self._key(path), Body=data, Metadata={WRITER: token}, **condition)
+                    self._client().put_object(**self._key(path), Body=data, Metadata={WRITER: token}, **condition)
                     return True
                 except ClientError as error:
                     if error_code(error) in CONDITION_FAILED | MISSING:

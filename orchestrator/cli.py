@@ -1,5 +1,6 @@
 """The command line: each command's options and help; the work is done by what it calls."""
 
+import dataclasses
 import signal
 import sys
 import traceback
@@ -181,14 +182,28 @@ def evaluate(
 @overrides_argument
 @address_option
 @progress_option
-def run(config: Path, overrides: tuple[str, ...], address: str | None, progress_form: str) -> None:
+@click.option("--dry-run", is_flag=True, help="Print what is done, to do and stale, and why, and stop there.")
+@json_option
+def run(
+    config: Path, overrides: tuple[str, ...], address: str | None, progress_form: str, dry_run: bool, as_json: bool
+) -> None:
     """All the stages that the config names, each only if it is not done.
 
     \b
-    Example:
+    Examples:
       diptych run birds.yaml
+      diptych run birds.yaml train.steps=2000 --dry-run
     """
-    _drive(config, overrides, address, None, progress_form=progress_form)
+    if not dry_run:
+        _drive(config, overrides, address, None, progress_form=progress_form)
+        return
+    from orchestrator.config import load_config
+    from orchestrator.show import plan_lines
+    from orchestrator.stages import configured_stages, plan_stages
+
+    loaded = load_config(config, overrides)
+    plans = plan_stages(loaded, configured_stages(loaded))
+    print_record({"stages": [dataclasses.asdict(plan) for plan in plans]}, plan_lines(plans), as_json)
 
 
 @cli.command()

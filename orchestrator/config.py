@@ -1,6 +1,7 @@
 """The whole config of a run: loads it, fills in its defaults and explains what is wrong with it."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +18,7 @@ from orchestrator.yaml_source import KeyPath, YamlSource, apply_overrides, read_
 from training.config import EvaluateConfig, TrainConfig
 
 MAX_SHOWN_VALUE = 60
+SECRET = re.compile(r"://[^/@\s]*:[^/@\s]+@|[?&](?:X-Amz-Signature|X-Goog-Signature|sig|token)=", re.IGNORECASE)
 
 
 class RunConfig(Settings):
@@ -55,10 +57,24 @@ def config_of(source: YamlSource, overrides: Sequence[str] = ()) -> RunConfig:
     """Overrides, resolves and validates what was read. Raises ConfigError that names the key and its line."""
     apply_overrides(source, list(overrides))
     resolve_references(source)
+    _refuse_secrets(source.values, (), source)
     try:
         return RunConfig.model_validate(source.values)
     except ValidationError as error:
         raise explain(error, source, RunConfig) from error
+
+
+def _refuse_secrets(value: Any, path: KeyPath, source: YamlSource) -> None:
+    """Raises ConfigError for a password or a signature: a config is stored, shown and sent to a cluster."""
+    if isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            _refuse_secrets(item, (*path, key), source)
+    elif isinstance(value, str) and SECRET.search(value):
+        raise ConfigError(
+            f"{'.'.join(map(str, path))}: holds a password or a signature ({source.place(path)}).",
+            "A config is stored with its run, so secrets come from environment variables and are never written down.",
+            "Take it out: AWS_… variables open S3, DIPTYCH_PROXY_LOGIN=user:password the proxy.",
+        )
 
 
 def explain(error: ValidationError, source: YamlSource, model: type[BaseModel]) -> ConfigError:

@@ -18,6 +18,7 @@ from infra.storage import Storage
 from orchestrator.records import Event, encode, record_event, stop_request_of
 from orchestrator.run_state import Drive, StopMode, StopRequest
 
+LEASE_PATIENCE_S = 600.0  # for a storage that is away; nothing is committed meanwhile
 LOOK_EVERY_S = 2.0  # so soon a request to stop is seen
 TERMINATED = 128 + signal.SIGTERM
 INTERRUPT = signal.SIGUSR1  # what the watching thread sends to the main one; Ctrl-C may be ignored in the background
@@ -37,8 +38,14 @@ class Driver:
     progress: Progress
     logs: Path
 
-    def require_lease(self) -> None:
-        """Raises LeaseLost when another process may have taken the run over."""
+    def require_lease(self, within_s: float = LEASE_PATIENCE_S) -> None:
+        """Raises LeaseLost when another process has, or may have, taken the run over.
+
+        While the storage is away that is not known: then this waits for it, until the lease is renewed or lost.
+        """
+        deadline = time.monotonic() + within_s
+        while not self.lease.is_held and not self.lease.is_lost and time.monotonic() < deadline:
+            time.sleep(0.2)
         if not self.lease.is_held:
             raise LeaseLost(
                 f"{self.folder.url}: the lease was lost, because the storage could not be reached for too long.",
@@ -102,7 +109,7 @@ def watching(folder: Storage, drive: Drive, lease: Lease) -> Iterator[Watch]:
 
     def look() -> None:
         while not is_over.wait(LOOK_EVERY_S):
-            if not lease.is_held:
+            if lease.is_lost:
                 watch.is_lease_lost = True
                 _wake_main()
                 return

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import tempfile
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.append_log import AppendLog
+from infra.cluster import SESSION_PREFIX
 from infra.errors import DiptychError
 from infra.progress import StageSnapshot
 from infra.repeat import Repeating
@@ -103,7 +105,8 @@ def logs_folder(folder: Storage) -> Iterator[Path]:
     if folder.is_local:
         yield folder.local_path(LOGS_FOLDER)
         return
-    scratch = Path(tempfile.mkdtemp(prefix="diptych-logs-"))
+    # Of a name that `infra.cluster` sweeps when this process is dead.
+    scratch = Path(tempfile.mkdtemp(prefix=f"{SESSION_PREFIX}{os.getpid()}-logs-"))
     try:
         yield scratch
     finally:

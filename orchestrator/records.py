@@ -16,9 +16,12 @@ from orchestrator.run_state import Drive, Ending, RunFacts, RunState, Standing, 
 
 RUN_FILE = "run.json"
 DRIVES_FOLDER = "drives"
+START_NAME = "start.json"
+STOP_NAME = "stop.json"
 EVENTS_FOLDER = "events"
 RETRY_EVENT = "retrying"
 WENT_ON_EVENT = "went on"
+SUBMIT_EVENT = "submitted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ def drive_path(number: int, name: str = "") -> str:
 def drive_numbers(folder: Storage) -> list[int]:
     """The numbers of the drives that were begun, in order."""
     listed = folder.list_files(DRIVES_FOLDER, recursive=True)
-    return sorted(int(entry.path.split("/")[1]) for entry in listed if entry.path.endswith("/start.json"))
+    return sorted(int(entry.path.split("/")[1]) for entry in listed if entry.path.endswith(f"/{START_NAME}"))
 
 
 def begin_drive(folder: Storage, command: str) -> Drive:
@@ -57,7 +60,7 @@ def begin_drive(folder: Storage, command: str) -> Drive:
     while True:
         number = max(drive_numbers(folder), default=0) + 1
         drive = Drive(number, secrets.token_hex(8), this_process(), time.time(), command)
-        if folder.create(drive_path(number, "start.json"), encode(asdict(drive))):
+        if folder.create(drive_path(number, START_NAME), encode(asdict(drive))):
             return drive
 
 
@@ -70,7 +73,7 @@ def end_drive(folder: Storage, drive: Drive, state: RunState, reason: str) -> bo
 def newest_drive(folder: Storage) -> Drive | None:
     """The drive that was begun last."""
     numbers = drive_numbers(folder)
-    return Drive(**_read(folder, drive_path(numbers[-1], "start.json"))) if numbers else None
+    return Drive(**_read(folder, drive_path(numbers[-1], START_NAME))) if numbers else None
 
 
 def ending_of(folder: Storage, number: int) -> Ending | None:
@@ -85,15 +88,20 @@ def ending_of(folder: Storage, number: int) -> Ending | None:
 def ask_to_stop(folder: Storage, number: int, mode: StopMode) -> StopRequest:
     """Asks the drive of this number to stop; a request for `now` replaces one that would take a checkpoint first."""
     request = StopRequest(mode, this_process(), time.time())
-    folder.write_bytes(drive_path(number, "stop.json"), encode(asdict(request)))
+    folder.write_bytes(drive_path(number, STOP_NAME), encode(asdict(request)))
     record_event(folder, Event(request.at, request.who, "asked to stop", mode.value, number))
     return request
+
+
+def forget_stop_request(folder: Storage, number: int) -> None:
+    """Takes back the wish that the drive of this number stop, because somebody wants it after all."""
+    folder.delete(drive_path(number, STOP_NAME))
 
 
 def stop_request_of(folder: Storage, number: int) -> StopRequest | None:
     """The wish that the drive of this number stop."""
     try:
-        raw = _read(folder, drive_path(number, "stop.json"))
+        raw = _read(folder, drive_path(number, STOP_NAME))
     except FileNotFoundError:
         return None
     return StopRequest(**{**raw, "mode": StopMode(raw["mode"])})
@@ -117,16 +125,21 @@ def read_facts(folder: Storage, events: list[Event]) -> RunFacts:
     """What the run's state follows from; `events` are the run's. Raises FileNotFoundError when there is no run."""
     created_at = float(_read(folder, RUN_FILE)["created"])
     drive = newest_drive(folder)
-    if drive is None:
-        return RunFacts(created_at, stop=stop_request_of(folder, 1))
     # In this order: a driver takes the lease before it begins, and leaves its ending before it gives the lease back.
     lease = look_at_lease(folder)
+    number = drive.number if drive is not None else 0
+    ending = ending_of(folder, number) if drive is not None else None
+    is_alive = lease is not None and lease.is_alive and ending is None
+    jobs = [event for event in events if event.what == SUBMIT_EVENT and event.drive > number]
+    if drive is None or (jobs and not is_alive):
+        since = jobs[-1].at if jobs else created_at
+        return RunFacts(since, stop=stop_request_of(folder, number + 1), job=jobs[-1].text if jobs else None)
     return RunFacts(
         created_at,
         drive,
-        ending_of(folder, drive.number),
-        stop_request_of(folder, drive.number),
-        _retrying(events, drive.number),
+        ending,
+        stop_request_of(folder, number),
+        _retrying(events, number),
         None if lease is None else lease.age_s,
     )
 

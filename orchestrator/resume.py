@@ -7,9 +7,10 @@ from infra.progress_display import ProgressForm
 from infra.storage import Storage
 from orchestrator.config import RunConfig, config_of
 from orchestrator.drive import drive
+from orchestrator.records import drive_numbers, forget_stop_request
 from orchestrator.run import CONFIG_FILE, read_identity
 from orchestrator.stages import configured_stages
-from orchestrator.yaml_source import apply_overrides, parse_yaml
+from orchestrator.yaml_source import YamlSource, apply_overrides, parse_yaml
 from training.checkpoint import CHECKPOINTS_FOLDER, newest_checkpoint
 
 
@@ -23,11 +24,21 @@ def resume_run(
     """Does what is missing of the run; returns its folder. Raises UserError, CorruptData where all would be lost."""
     config = stored_config(folder, overrides)
     _require_checkpoint(folder)
+    forget_stop_request(folder, len(drive_numbers(folder)) + 1)
     return drive(config, configured_stages(config), address=address, progress_form=progress_form)
 
 
 def stored_config(folder: Storage, overrides: Sequence[str] = ()) -> RunConfig:
     """The config that lies in the run's folder, wherever that lies now, with overrides."""
+    source = stored_source(folder)
+    place = {key: source.values[key] for key in ("storage", "name")}
+    apply_overrides(source, list(overrides))
+    source.values |= place
+    return config_of(source)
+
+
+def stored_source(folder: Storage) -> YamlSource:
+    """What the run's run.yaml holds, with the place where the run lies now: the folder may have been moved."""
     read_identity(folder)
     try:
         text = folder.read_bytes(CONFIG_FILE).decode()
@@ -39,9 +50,8 @@ def stored_config(folder: Storage, overrides: Sequence[str] = ()) -> RunConfig:
         ) from error
     storage, _, name = folder.url.rpartition("/")
     source = parse_yaml(text, f"{folder.url}/{CONFIG_FILE}")
-    apply_overrides(source, list(overrides))
-    source.values |= {"storage": storage, "name": name}  # the folder may have been moved
-    return config_of(source)
+    source.values |= {"storage": storage, "name": name}
+    return source
 
 
 def _require_checkpoint(folder: Storage) -> None:

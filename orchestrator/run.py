@@ -2,6 +2,7 @@
 
 import json
 import platform
+import secrets
 import time
 from importlib.metadata import version
 from typing import Any
@@ -60,6 +61,7 @@ FREE_TRAIN_KEYS = frozenset(
         "trackers",
         "profile_steps",
         "max_restarts",
+        "max_error_restarts",
         # Meant to change: what it leaves out is left out from then on.
         "exclude",
     }
@@ -94,9 +96,9 @@ def open_run(driver: Driver, config: RunConfig) -> None:
     driver.folder.write_bytes(CONFIG_FILE, config.to_yaml())
 
 
-def create_run(config: RunConfig) -> bool:
-    """Writes who the run is, unless it is there; says whether this was the first."""
-    return config.folder.create(RUN_FILE, encode(_identity(config)))
+def create_run(config: RunConfig, more: dict[str, Any] | None = None) -> bool:
+    """Writes who the run is, and more that is known of it, unless it is there; says whether this was the first."""
+    return config.folder.create(RUN_FILE, encode(_identity(config) | (more or {})))
 
 
 def read_identity(folder: Storage) -> dict[str, Any]:
@@ -133,6 +135,7 @@ def stages_done(folder: Storage) -> tuple[str, ...]:
 def _identity(config: RunConfig) -> dict[str, Any]:
     return {
         "name": config.name,
+        "id": secrets.token_hex(4),
         "created": time.time(),
         "python": platform.python_version(),
         "versions": {package: version(package) for package in VERSIONED_PACKAGES},
@@ -182,6 +185,36 @@ def _refuse_other_training(config: RunConfig, folder: Storage) -> None:
             f"Once begun, only {', '.join(sorted(FREE_TRAIN_KEYS))} may change.",
             f"Give the run another name, or remove {folder.url} to begin anew.",
         )
+
+
+def refuse_other_config(config: RunConfig, folder: Storage) -> None:
+    """Raises ConfigError, with the differences, when the run in the folder is of another config.
+
+    What its results do not depend on may differ.
+    """
+    before, now = _flat(_stored_values(folder)), _flat(yaml.safe_load(config.to_yaml()))
+    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    changed = [key for key in changed if key.split(".")[:2] not in [["train", free] for free in FREE_TRAIN_KEYS]]
+    if before and changed:
+        shown = "; ".join(f"{key} {before.get(key, 'unset')} → {now.get(key, 'unset')}" for key in changed)
+        raise ConfigError(
+            f"The run {config.name} exists in {config.storage} with another config: {shown}.",
+            f"Of a run's config only {', '.join(sorted(FREE_TRAIN_KEYS))} of its training may change.",
+            "Give the new run another name, or make it from the old one's checkpoint with `diptych fork`.",
+        )
+
+
+def _stored_values(folder: Storage) -> dict[str, Any]:
+    return yaml.safe_load(folder.read_bytes(CONFIG_FILE)) if folder.exists(CONFIG_FILE) else {}
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {path: value}
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= _flat(item, f"{path}.{key}".lstrip("."))
+    return flat
 
 
 def _result_keys(train: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import click
 
-from orchestrator.options import json_option, overrides_argument, print_record, run_argument
+from orchestrator.options import (
+    address_option,
+    config_argument,
+    json_option,
+    overrides_argument,
+    print_record,
+    progress_option,
+    run_argument,
+)
 
 WATCH_EVERY_S = 2.0
 
@@ -127,8 +135,8 @@ def stop(run_folder: str, now: bool, wait: bool, as_json: bool) -> None:
 @click.command()
 @run_argument
 @overrides_argument
-@click.option("--address", metavar="HOST:PORT", help="A running Ray cluster; default: this machine.")
-@click.option("--progress", "progress_form", type=click.Choice(["auto", "json"]), default="auto", show_default=True)
+@address_option
+@progress_option
 def resume(run_folder: str, overrides: tuple[str, ...], address: str | None, progress_form: str) -> None:
     """Goes on with a run from its storage alone: with the config that lies there, from its last checkpoint.
 
@@ -146,6 +154,80 @@ def resume(run_folder: str, overrides: tuple[str, ...], address: str | None, pro
     folder = resume_run(storage_of(run_folder), overrides, address=address, progress_form=ProgressForm(progress_form))
     click.echo(f"Run: {folder.url}")
     click.echo(f"Report: {folder.url}/report.html")
+
+
+@click.command()
+@config_argument
+@overrides_argument
+@click.option("--address", metavar="http://HEAD:8265", required=True, help="The dashboard of the cluster's head.")
+@json_option
+def submit(config: Path, overrides: tuple[str, ...], address: str, as_json: bool) -> None:
+    """Hands a run to a Ray cluster and returns at once.
+
+    Our code and the config travel with the job, so that the cluster needs our dependencies and no shared file system;
+    the run lies in its storage, where logs, status, stop and resume find it from anywhere. Of several submissions of
+    one name one counts; with another config it is refused. Credentials are the cluster's own: none are sent.
+
+    \b
+    Example:
+      diptych submit birds.yaml storage=s3://bucket/runs --address http://10.0.0.7:8265
+    """
+    from orchestrator.config import load_config
+    from orchestrator.submit import submit_run
+
+    found = submit_run(load_config(config, overrides), address)
+    print_record(found, found.lines(), as_json)
+
+
+@click.command()
+@run_argument
+@click.argument("new_name")
+@overrides_argument
+@click.option("--step", type=click.IntRange(min=1), required=True, help="The checkpoint's step.")
+@json_option
+def fork(run_folder: str, new_name: str, overrides: tuple[str, ...], step: int, as_json: bool) -> None:
+    """Makes a new run from a checkpoint of another one, with changes; `diptych resume` then trains it.
+
+    The model, the loss, the batch and the order of the samples stay; learning rates, lengths, exclusions may change.
+
+    \b
+    Example:
+      diptych fork runs/birds birds-slower --step 8000 train.lr=1.0e-4
+    """
+    from infra.storage import storage_of
+    from orchestrator.fork import fork_run
+
+    made = fork_run(storage_of(run_folder), new_name, step, overrides)
+    print_record({"run": made.url, "step": step}, [f"Run: {made.url}", f"Go on: diptych resume {made.url}"], as_json)
+
+
+@click.command()
+@click.argument("place", metavar="RUN|STORAGE")
+@click.option("--delete", is_flag=True, help="Remove what is listed.")
+@json_option
+def gc(place: str, delete: bool, as_json: bool) -> None:
+    """Lists what nothing refers to in a run, or in all runs of a storage; with --delete it goes.
+
+    That is: torn checkpoints, files of other attempts, checkpoints past train.keep_checkpoints, open uploads. Never the
+    newest checkpoint whose every byte is right, and nothing of a run that somebody drives.
+
+    \b
+    Examples:
+      diptych gc runs/birds
+      diptych gc s3://bucket/runs --delete
+    """
+    from dataclasses import asdict
+
+    from infra.storage import storage_of
+    from orchestrator.garbage import collect_garbage
+    from orchestrator.records import RUN_FILE
+    from orchestrator.show import garbage_lines
+    from orchestrator.status import read_runs
+
+    root = storage_of(place)
+    folders = [root] if root.exists(RUN_FILE) else [storage_of(run.folder) for run in read_runs(root)]
+    found = [collect_garbage(folder, delete=delete) for folder in folders]
+    print_record({"runs": [asdict(run) for run in found]}, garbage_lines(found, is_deleted=delete), as_json)
 
 
 @click.command()
@@ -172,4 +254,4 @@ def config(config: Path | None, overrides: tuple[str, ...], schema: bool, as_jso
     print_record(loaded.model_dump(mode="json"), [loaded.to_yaml().decode().rstrip()], as_json)
 
 
-run_commands = (runs, status, logs, stop, resume, config)
+run_commands = (submit, runs, status, logs, stop, resume, fork, gc, config)

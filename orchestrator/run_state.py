@@ -74,7 +74,8 @@ class StopRequest:
 class RunFacts:
     """What the state follows from. All but `created_at` are of the newest drive; None for what is not there.
 
-    `retrying` is why the driver starts something again, until that gets on.
+    `retrying` is why the driver starts something again, until that gets on; `job` where the run was submitted to for a
+    drive that has not begun.
     """
 
     created_at: float
@@ -83,6 +84,7 @@ class RunFacts:
     stop: StopRequest | None = None
     retrying: str | None = None
     lease_age_s: float | None = None
+    job: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,4 +123,5 @@ def _not_started(facts: RunFacts, now: float) -> Standing:
     since = duration(max(0.0, now - facts.created_at))
     if facts.stop is not None:
         return Standing(RunState.STOPPED, f"{facts.stop.who} stopped it before it began")
-    return Standing(RunState.QUEUED, f"created {since} ago and not started yet")
+    job = f"; {facts.job} is to start it, and its output there says why if it can't" if facts.job else ""
+    return Standing(RunState.QUEUED, f"created {since} ago and not started yet{job}")

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from datapipe.inspect import DatasetSummary
     from datapipe.survey import Survey
     from datapipe.verify import VerifyReport
+    from orchestrator.garbage import RunGarbage
+    from orchestrator.stages import StagePlan
     from orchestrator.status import RunLine
     from orchestrator.verify_run import RunVerdict
     from training.replay import Replay
@@ -59,6 +61,23 @@ def run_lines(runs: "list[RunLine]") -> list[str]:
         f"{printable(run.reason.splitlines()[0])}"
         for run in runs
     ]
+
+
+def plan_lines(plans: "list[StagePlan]") -> list[str]:
+    """One line a stage: `train     stale   done with another settings`."""
+    return [f"{plan.stage:<10}{plan.verdict:<7}{plan.why}" for plan in plans]
+
+
+def garbage_lines(runs: "list[RunGarbage]", *, is_deleted: bool) -> list[str]:
+    """What was found in each run, and how much that is."""
+    lines = []
+    for run in runs:
+        lines.append(f"{run.run}: left alone, {printable(run.skipped)}" if run.skipped else run.run)
+        lines += [f"  {item.kind:<22} {item.size_bytes / 1e6:>10,.1f} MB  {printable(item.path)}" for item in run.found]
+    count, size = sum(len(run.found) for run in runs), sum(run.size_bytes for run in runs)
+    verb = "removed" if is_deleted else "can go (--delete removes them)"
+    lines.append(f"{count:,} things with {size / 1e6:,.1f} MB {verb}" if count else "nothing to remove")
+    return lines
 
 
 def _stage_line(stage: StageStatus) -> str:

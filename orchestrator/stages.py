@@ -15,6 +15,7 @@ from infra.progress import Progress
 from infra.storage import Storage, storage_of
 from orchestrator.config import RunConfig
 from orchestrator.driver import Driver
+from orchestrator.records import RETRY_EVENT, START_NAME, WENT_ON_EVENT, drive_path
 from orchestrator.run import EVALUATION_FOLDER, REPORT_FILE, mark_stage_done, stage_facts
 from training.records import SCORES_FILE
 
@@ -25,6 +26,23 @@ class Stage(StrEnum):
     BUILD = "build"
     TRAIN = "train"
     EVALUATE = "evaluate"
+
+
+class Verdict(StrEnum):
+    """What would become of a stage."""
+
+    DONE = "done"
+    TO_DO = "to do"
+    STALE = "stale"
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """One stage of a dry run; a stale one is done again."""
+
+    stage: Stage
+    verdict: Verdict
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +142,13 @@ def _train(context: StageContext) -> None:
 
     assert context.config.train is not None
     check_training(context.config.train, dataset_is_ready=True)
-    train(context.config.train, context.folder, context.progress, context.cluster)
+    # Once a later driver has begun, what is left of this one's workers commits nothing more.
+    fence = drive_path(context.driver.drive.number + 1, START_NAME)
+
+    def tell(is_retrying: bool, why: str) -> None:
+        context.driver.tell(RETRY_EVENT if is_retrying else WENT_ON_EVENT, why)
+
+    train(context.config.train, context.folder, context.progress, context.cluster, fence=fence, tell=tell)
 
 
 def _evaluate(context: StageContext) -> None:
@@ -155,6 +179,34 @@ RUNNERS: dict[Stage, Callable[[StageContext], None]] = {
     Stage.TRAIN: _train,
     Stage.EVALUATE: _evaluate,
 }
+
+
+def plan_stages(config: RunConfig, stages: Sequence[Stage]) -> list[StagePlan]:
+    """What `run_stages` would do with each stage now, and why; reads only."""
+    plans: list[StagePlan] = []
+    for stage in stages:
+        before = [plan.stage for plan in plans if plan.verdict is not Verdict.DONE]
+        plans.append(_plan_stage(stage, config, before))
+    return plans
+
+
+def _plan_stage(stage: Stage, config: RunConfig, before: list[Stage]) -> StagePlan:
+    folder = config.folder
+    facts = stage_facts(folder, stage)
+    if facts is None:
+        begun = stage is Stage.TRAIN and _has_result(stage, config, folder)
+        return StagePlan(
+            stage, Verdict.TO_DO, "begun; it goes on from its last checkpoint" if begun else "not done yet"
+        )
+    if not _has_result(stage, config, folder):
+        return StagePlan(stage, Verdict.TO_DO, "it was done, but its result is not there any more")
+    inputs = _inputs(stage, config, folder)
+    changed = sorted(name for name in facts.keys() | inputs.keys() if facts.get(name) != inputs.get(name))
+    if changed:
+        return StagePlan(stage, Verdict.STALE, f"done with another {' and '.join(changed)}")
+    if before:
+        return StagePlan(stage, Verdict.DONE, f"unless {' or '.join(before)} changes what it was made from")
+    return StagePlan(stage, Verdict.DONE, "its result is there, made from these very inputs")
 
 
 def _is_done(stage: Stage, config: RunConfig, folder: Storage) -> bool:

@@ -6,7 +6,7 @@ from infra.errors import RunError
 from infra.storage import Storage
 from orchestrator.records import ask_to_stop, newest_drive, read_standing
 from orchestrator.run import read_identity
-from orchestrator.run_state import Standing, StopMode
+from orchestrator.run_state import RunState, Standing, StopMode
 
 CHECKPOINT_WITHIN_S = 120.0  # see training.launch.STOP_PATIENCE_S
 WAIT_S = CHECKPOINT_WITHIN_S + 60.0  # the driver also sees the request, ends its cluster and writes its ending
@@ -23,7 +23,9 @@ def stop_run(folder: Storage, mode: StopMode) -> Standing:
     if standing.state.is_ended:
         return standing
     drive = newest_drive(folder)
-    ask_to_stop(folder, drive.number if drive else 1, mode)
+    number = drive.number if drive is not None else 0
+    # Of a run that waits for a driver, the next one is meant.
+    ask_to_stop(folder, number + 1 if standing.state is RunState.QUEUED else number, mode)
     return read_standing(folder)
 
 

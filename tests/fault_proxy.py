@@ -1,9 +1,10 @@
 """Stands between an S3 client and its store, and does to chosen requests what networks and overloaded stores do."""
 
 import asyncio
+import random
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -57,6 +58,8 @@ class FaultProxy:
         self.delay_s = 0.0
         self._store = (address.hostname, address.port)
         self._rules: list[Rule] = []
+        self._shares: dict[Fault, float] = {}
+        self._chance = random.Random(0)
         self._refuse_until = 0.0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy", daemon=True)
@@ -93,9 +96,14 @@ class FaultProxy:
         """Every request of that time, on open connections too, meets a reset."""
         self._refuse_until = time.monotonic() + seconds
 
+    def trouble(self, shares: Mapping[Fault, float], seed: int = 0) -> None:
+        """From now on each request meets each of the faults with that probability."""
+        self._shares, self._chance = dict(shares), random.Random(seed)
+
     def no_faults(self) -> None:
         """Forgets the faults that did not happen yet."""
         self._rules.clear()
+        self._shares.clear()
         self._refuse_until = self.delay_s = 0.0
 
     def _in_loop(self, work: Coroutine[Any, Any, Any]) -> Any:
@@ -113,8 +121,10 @@ class FaultProxy:
         rule = next((rule for rule in self._rules if rule.matches(fault, request)), None)
         if rule:
             rule.times -= 1
+        meets = rule is not None or self._chance.random() < self._shares.get(fault, 0.0)
+        if meets:
             self.met.append((fault, request.method, request.target))
-        return rule is not None
+        return meets
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One client connection: request after request, until one of the two sides ends it."""

@@ -21,10 +21,14 @@ NICENESS = 10  # the training's own threads come first
 
 @dataclass(frozen=True, slots=True)
 class WriterSettings:
-    """patience_s: how long a storage may refuse a checkpoint, or a rank keep the others waiting."""
+    """patience_s: how long a storage may refuse a checkpoint, or a rank keep the others waiting.
+
+    fence: a file of the run's folder; once it is there another driver has begun, and nothing is committed any more.
+    """
 
     keep: KeepRule
     patience_s: float
+    fence: str | None = None
 
 
 class CheckpointWriter:
@@ -122,6 +126,9 @@ class CheckpointWriter:
         persist(self._before_commit, until=until, on_trouble=on_trouble)
         if persist(self._is_superseded, until=until, on_trouble=on_trouble):
             raise StageFailed("the workers have been started again since", "", "")
+        fence = self._settings.fence
+        if fence is not None and persist(lambda: self._run.exists(fence), until=until, on_trouble=on_trouble):
+            raise StageFailed("another driver has taken the run over", "", "")
         persist(lambda: write_marker(checkpoint, state, whole), until=until, on_trouble=on_trouble)
         # It is committed: what is in the way now costs storage, not the checkpoint.
         try:

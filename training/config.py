@@ -287,7 +287,9 @@ class TrainConfig(Settings):
     profile_steps: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
     """[first, last] steps of which a trace is written to profile/, to be opened in chrome://tracing or Perfetto."""
     max_restarts: Annotated[int, Field(ge=0)] = 3
-    """Times that a failed worker group is started again."""
+    """Times in a row, without a new checkpoint, that it is started again after workers died, hung or were taken."""
+    max_error_restarts: Annotated[int, Field(ge=0)] = 1
+    """Times in a row, without a new checkpoint, that it is started again after an error; never after the same twice."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the initial weights, the sample order and the augmentation."""
 

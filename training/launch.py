@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from datapipe.dataset import Dataset
+from infra.append_log import read_log
 from infra.cluster import Cluster
-from infra.errors import ConfigError, StageFailed
+from infra.errors import ConfigError, StageFailed, UserError
 from infra.progress import Progress
 from infra.remote_errors import unwrapped
 from infra.repeat import Repeating
@@ -21,13 +22,14 @@ from training.checkpoint import newest_checkpoint, newest_whole_checkpoint, step
 from training.config import TrainConfig
 from training.deepspeed_settings import with_settings_inside
 from training.evaluate import parts_to_score, validation_of
+from training.failure import failure_of
 from training.model_names import check_model_name
-from training.records import PLAN_FILE, read_metrics
+from training.records import METRICS_FILE, PLAN_FILE, parse_metrics, read_metrics
+from training.retry import RetryRule, RetryState, decide
 from training.trackers import check_trackers, open_trackers
 from training.watch import TrainingWatch
 
 WATCH_EVERY_S = 0.5
-BOARD_TIMEOUT_S = 10.0
 STOP_PATIENCE_S = 120.0  # for a checkpoint after SIGTERM
 # A rank that waits for one that is loading is not hung.
 GROUP_TIMEOUT_FACTOR = 4
@@ -80,8 +82,19 @@ def _require_whole_micro_batches(config: TrainConfig) -> None:
         )
 
 
-def train(config: TrainConfig, run: Storage, progress: Progress, cluster: Cluster) -> TrainResult:
+def train(
+    config: TrainConfig,
+    run: Storage,
+    progress: Progress,
+    cluster: Cluster,
+    *,
+    fence: str | None = None,
+    tell: Callable[[bool, str], None] = lambda *_: None,
+) -> TrainResult:
     """Trains to the last step, from where the run's checkpoints leave off.
+
+    `fence`: a file of the run's folder; once it is there, no checkpoint is committed any more. `tell` hears when the
+    workers are started again (True, and why), and when they get on (False).
 
     Raises UserError for a config that doesn't fit the data or the cluster, StageFailed when the training failed
     more often than `max_restarts`.
@@ -107,8 +120,10 @@ def train(config: TrainConfig, run: Storage, progress: Progress, cluster: Cluste
         board = start_board()
         with open_trackers(config, run) as trackers:
             watch = TrainingWatch(board, run, progress, trackers)
-            with Repeating(watch.look, every_s=WATCH_EVERY_S, name="train-progress"):
-                _fit(config, run, cluster, board, use_gpu=use_gpu)
+            retries = _Retries(config, run, plan.steps, watch, tell)
+            with Repeating(retries.look, every_s=WATCH_EVERY_S, name="train-progress"):
+                while (error := _fit(config, run, cluster, board, use_gpu=use_gpu, fence=fence)) is not None:
+                    progress.note(f"train  {retries.next(error)}")
             watch.look()
         if watch.failure is not None:
             raise watch.failure
@@ -119,7 +134,48 @@ def train(config: TrainConfig, run: Storage, progress: Progress, cluster: Cluste
     return result
 
 
-def _fit(config: TrainConfig, run: Storage, cluster: Cluster, board: Any, *, use_gpu: bool) -> None:
+class _Retries:
+    """Decides after each failure whether the workers are started again, and tells of it."""
+
+    def __init__(
+        self, config: TrainConfig, run: Storage, steps: int, watch: TrainingWatch, tell: Callable[[bool, str], None]
+    ) -> None:
+        self._rule = RetryRule(config.max_restarts, config.max_error_restarts)
+        self._state = RetryState()
+        self._run, self._steps, self._watch, self._tell = run, steps, watch, tell
+        self._failed_attempt: int | None = None
+        self._is_waiting = False
+
+    def look(self) -> None:
+        """Shows what is new; the first step of a new group of workers ends the retrying."""
+        self._watch.look()
+        if self._is_waiting and self._watch.attempt != self._failed_attempt:
+            self._is_waiting = False
+            self._tell(False, "")
+
+    def next(self, error: Exception) -> str:
+        """What is done about the failure, in words. Raises the user's error, or StageFailed, when that is nothing."""
+        inner = unwrapped(error)
+        if isinstance(inner, UserError):
+            raise inner from error
+        failure = failure_of(error, _steps_recorded(self._run) + 1)
+        decision = decide(self._rule, self._state, failure, _steps_done(self._run, self._steps))
+        if not decision.is_retry:
+            raise StageFailed(
+                "\n".join([f"The training stopped: {failure}", *(f"  {line}" for line in failure.lines)]),
+                f"It was not started again: {decision.why}. Its checkpoints are kept.",
+                "See to the cause and run the same command again: it goes on.",
+            ) from error
+        self._state, self._failed_attempt, self._is_waiting = decision.state, self._watch.attempt, True
+        why = f"{failure}; {decision.why}"
+        self._tell(True, why)
+        return why
+
+
+def _fit(
+    config: TrainConfig, run: Storage, cluster: Cluster, board: Any, *, use_gpu: bool, fence: str | None
+) -> Exception | None:
+    """One group of workers, to the training's end or to its failure, which is returned."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -127,14 +183,15 @@ def _fit(config: TrainConfig, run: Storage, cluster: Cluster, board: Any, *, use
     from training.ray_callbacks import CatchSigterm, SaveBeforeResize
     from training.worker import run_worker, settings_for
 
-    cpus = max(1, cluster.cpus // config.max_workers)
-    threads = config.threads_per_worker or (max(1, cluster.cpus // cluster.gpus) if use_gpu else cpus)
+    share = max(1, cluster.cpus // (cluster.gpus if use_gpu else config.max_workers))
+    threads = config.threads_per_worker or share
+    cpus = min(threads, share)  # no more than is used, so that other runs find room on the same cluster
     # Ray Train's controller takes it from the driver's environment.
     os.environ[HEALTH_TIMEOUT_VARIABLE] = str(config.hang_timeout_s)
     trainer = TorchTrainer(
         run_worker,
         train_loop_config=settings_for(
-            with_settings_inside(config), run, use_gpu=use_gpu, threads=threads, board=board
+            with_settings_inside(config), run, use_gpu=use_gpu, threads=threads, board=board, fence=fence
         ),
         torch_config=TorchConfig(
             backend="nccl" if use_gpu else "gloo", timeout_s=round(GROUP_TIMEOUT_FACTOR * config.hang_timeout_s)
@@ -151,7 +208,7 @@ def _fit(config: TrainConfig, run: Storage, cluster: Cluster, board: Any, *, use
             name=f"start-{time.time_ns()}",
             # Nothing of ours is in it, so that no storage but the driver's own disk is needed.
             storage_path=str(cluster.scratch),
-            failure_config=FailureConfig(max_failures=config.max_restarts),
+            failure_config=FailureConfig(max_failures=0),  # each failure comes back here: see _Retries
             worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
             callbacks=[CatchSigterm(), SaveBeforeResize()],
         ),
@@ -159,11 +216,9 @@ def _fit(config: TrainConfig, run: Storage, cluster: Cluster, board: Any, *, use
     try:
         _fit_in_a_thread(trainer.fit, lambda: ray.get(board.stop.remote()))
     except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
-        raise unwrapped(error) or StageFailed(
-            f"The training stopped: {_last_line(error)}{_silent_ranks(board)}",
-            f"It was started again {config.max_restarts} times (train.max_restarts). Its checkpoints are kept.",
-            "Read the workers' logs; run the same command again and it goes on.",
-        ) from error
+        failure: Exception = error
+        return failure
+    return None
 
 
 def _fit_in_a_thread(fit: Callable[[], object], stop: Callable[[], object]) -> None:
@@ -214,6 +269,14 @@ def _steps_done(run: Storage, steps: int) -> int:
     return step_of(path) if path else 0
 
 
+def _steps_recorded(run: Storage) -> int:
+    """The step that the last group of workers did last, which may lie before that of an earlier one."""
+    last = 0
+    for metrics in parse_metrics(read_log(run, METRICS_FILE)):
+        last = metrics.step
+    return last
+
+
 def _result(run: Storage, steps: int) -> TrainResult:
     path = newest_checkpoint(run)
     done = step_of(path) if path else 0
@@ -225,18 +288,3 @@ def _result(run: Storage, steps: int) -> TrainResult:
         )
     metrics = read_metrics(run)
     return TrainResult(path, done, metrics[-1].loss if metrics else None)
-
-
-def _silent_ranks(board: Any) -> str:
-    import ray
-
-    try:
-        words: tuple[str, ...] = ray.get(board.last_words.remote(), timeout=BOARD_TIMEOUT_S)
-    except ray.exceptions.RayError:
-        return ""
-    return f" ({'; '.join(words)})" if words else ""
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__

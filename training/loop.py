@@ -13,7 +13,6 @@ import torch
 import torch.distributed as dist
 
 from infra.append_log import AppendLog
-from infra.errors import StageFailed
 from infra.storage import Storage
 from training.agreement import StepFacts, gather_facts, total_digest
 from training.bad_steps import BadStepJudge, BadStepRule, TrainingStopped
@@ -33,7 +32,7 @@ from training.loader import Batch, Replacement, TrainingLoader
 from training.mixture import Mixture
 from training.model import ModelTraits, model_traits
 from training.plan import Length, length_of
-from training.preemption import is_preempted
+from training.preemption import Preempted, is_preempted
 from training.profile import StepProfiler
 from training.records import (
     CERTIFICATE_FILE,
@@ -54,18 +53,15 @@ LOADER_THREADS = 2  # at least: reading waits for the disk
 SECONDS = 60.0
 
 
-class Preempted(StageFailed):
-    """A worker was asked to go; the training was saved and goes on with another one."""
-
-
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """This process's place in the training. board: the actor that ranks report to, or None."""
+    """This process's place in the training. board: the actor that ranks report to, or None. fence: see its writer."""
 
     rank: int
     ranks: int
     use_gpu: bool
     board: Any = None
+    fence: str | None = None
 
 
 def train_worker(config: TrainConfig, run: Storage, worker: Worker) -> None:
@@ -125,7 +121,7 @@ class _Training:
         self._writer = CheckpointWriter(
             run,
             PartName(token, worker.rank, worker.ranks),
-            WriterSettings(keep, config.checkpoint_patience_minutes * SECONDS),
+            WriterSettings(keep, config.checkpoint_patience_minutes * SECONDS, worker.fence),
             say=heartbeat.note,
             before_commit=self._make_durable,
             after_commit=self._note_best,

@@ -7,6 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from infra.errors import StageFailed
+
+
+class Preempted(StageFailed):
+    """A worker was asked to go; the training was saved and goes on with another one."""
+
+
 _asked = threading.Event()
 _is_training = threading.Event()
 _is_over = threading.Event()

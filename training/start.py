@@ -55,19 +55,35 @@ def start_or_resume(
 
 
 def agreed_checkpoint(run: Storage, say: Callable[[str], None]) -> str | None:
-    """The newest checkpoint that is whole; each rank hashes its share of the files. Every rank calls it at once."""
+    """The newest checkpoint that is whole; each rank hashes its share of the files. Every rank calls it at once.
+
+    None when there is none at all. Raises CorruptData when there are some and none is whole: to begin anew is not what
+    was asked for.
+    """
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     # One listing for all: another rank's could be of a moment later.
-    for path in reversed(_agreed([committed_checkpoints(run)] if rank == 0 else [])[0]):
+    committed = _agreed([committed_checkpoints(run)] if rank == 0 else [])[0]
+    damaged: list[str] = []
+    for path in reversed(committed):
         checkpoint = run.at(path)
         own = size_problem(checkpoint) or hash_problem(checkpoint, rank, ranks)
         problems = [problem for problem in _all_of(own) if problem]
         if not problems:
+            if rank == 0:
+                # Or they would count as newer ones, and crowd this one out.
+                for bad in damaged:
+                    set_aside(run, bad)
             return str(path)
+        damaged.append(path)
         log.warning("%s is passed over: %s", path, problems[0])
         if rank == 0:
             say(f"{path} is passed over: {problems[0]}")
-            set_aside(run, path)
+    if committed:
+        raise CorruptData(
+            f"{run.url} has {len(committed)} checkpoints and none is whole: the training would begin at step 0.",
+            "A training goes on from a checkpoint.",
+            f"`diptych verify {run.url}` names what is wrong; restore the files, or train under another name.",
+        )
     return None
 
 

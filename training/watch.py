@@ -25,6 +25,11 @@ class TrainingWatch:
         self._attempt: int | None = None
         self.failure: DiptychError | None = None
 
+    @property
+    def attempt(self) -> int | None:
+        """The number of the worker group that did the last step, counted from 1."""
+        return self._attempt
+
     def look(self) -> None:
         """Asks the board once."""
         import ray

@@ -29,6 +29,7 @@ class WorkerSettings:
     use_gpu: bool
     threads: int
     board: Any
+    fence: str | None = None
 
     @classmethod
     def of(cls, raw: dict[str, Any]) -> "WorkerSettings":
@@ -41,7 +42,9 @@ def run_worker(raw: dict[str, Any]) -> None:
     settings = WorkerSettings.of(raw)
     config = TrainConfig.model_validate_json(settings.config)
     context = ray.train.get_context()
-    worker = Worker(context.get_world_rank(), context.get_world_size(), settings.use_gpu, settings.board)
+    worker = Worker(
+        context.get_world_rank(), context.get_world_size(), settings.use_gpu, settings.board, settings.fence
+    )
     prepare_process(config, settings, context.get_local_rank(), context.get_local_world_size())
     try:
         with heeding_sigterm():
@@ -77,7 +80,9 @@ def seed_process(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def settings_for(config: TrainConfig, run: Storage, *, use_gpu: bool, threads: int, board: Any) -> dict[str, Any]:
+def settings_for(
+    config: TrainConfig, run: Storage, *, use_gpu: bool, threads: int, board: Any, fence: str | None
+) -> dict[str, Any]:
     """WorkerSettings as Ray Train wants them."""
     return {
         "config": json.dumps(config.model_dump(mode="json")),
@@ -85,4 +90,5 @@ def settings_for(config: TrainConfig, run: Storage, *, use_gpu: bool, threads: i
         "use_gpu": use_gpu,
         "threads": threads,
         "board": board,
+        "fence": fence,
     }

@@ -15,7 +15,7 @@ from small_datasets import make_dataset
 
 COMMANDS = (
     *("demo", "build", "train", "evaluate", "run", "inspect", "verify"),
-    *("runs", "status", "logs", "stop", "resume", "config"),
+    *("submit", "runs", "status", "logs", "stop", "resume", "fork", "gc", "config"),
 )
 CONFIG = "build: {input: urls.parquet, output: dataset}\n"
 

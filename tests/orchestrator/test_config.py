@@ -93,6 +93,8 @@ def test_a_key_given_twice_is_refused_with_both_lines(config_file: Path):
         ("train: {steps: 3}", "train.data is missing"),
         ("train: {data: {pth: a}, steps: 3}", "Did you mean path?"),
         ("name: ../up\ntrain: {data: a, steps: 1}", "name: got '../up'"),
+        ("build: {input: a.csv, output: b, proxy: 'http://me:hunter2@proxy:3128'}", "build.proxy: holds a password"),
+        ("build: {input: 's3://b/a.csv?X-Amz-Signature=hunter2', output: b}", "build.input: holds a password"),
         ("- a\n- b", "holds a list"),
         ("train: [", "line 1"),
     ],
@@ -100,7 +102,7 @@ def test_a_key_given_twice_is_refused_with_both_lines(config_file: Path):
 def test_each_mistake_is_one_short_error(tmp_path: Path, text: str, words: str):
     path = tmp_path / "wrong.yaml"
     path.write_text(text)
-    assert words in problem(path)
+    assert words in problem(path) and "hunter2" not in problem(path)
 
 
 def test_a_missing_config_file_is_a_short_error(tmp_path: Path):

@@ -177,6 +177,13 @@ def test_a_cut_file_and_a_flipped_bit_are_passed_over_and_named(run: Storage):
     assert "step_00000020" in said[1] and "SHA-256" in said[1]
 
 
+def test_where_none_is_whole_nothing_begins_anew(run: Storage):
+    for step in (10, 20, 30):
+        file_of(run, step, TensorKind.PARAMETERS).write_bytes(b"nonsense")
+    with pytest.raises(CorruptData, match="has 3 checkpoints and none is whole: the training would begin at step 0"):
+        agreed_checkpoint(run, print)
+
+
 def test_a_damaged_checkpoint_is_replaced_when_its_step_is_done_again(run: Storage):
     damaged = file_of(run, 30, TensorKind.PARAMETERS)
     damaged.write_bytes(b"nonsense")

@@ -1,0 +1,101 @@
+"""Makes a new run from a checkpoint of another one, with changes to its config."""
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from infra.append_log import AppendLog, read_log
+from infra.errors import ConfigError
+from infra.storage import Storage
+from orchestrator.config import RunConfig, config_of
+from orchestrator.records import Event, record_event, this_process
+from orchestrator.resume import stored_source
+from orchestrator.run import CONFIG_FILE, check_run, create_run
+from orchestrator.yaml_source import apply_overrides
+from training.checkpoint import (
+    MARKER_FILE,
+    CheckpointState,
+    checkpoint_path,
+    committed_checkpoints,
+    hash_problem,
+    read_files,
+    read_state,
+    step_of,
+)
+from training.records import METRICS_FILE, REPLACEMENTS_FILE
+
+
+def fork_run(run: Storage, name: str, step: int, overrides: Sequence[str] = ()) -> Storage:
+    """Copies the checkpoint and the records up to it into a new run beside the old one; returns its folder.
+
+    Nothing is started. Raises ConfigError where there is no such checkpoint, where a run of that name exists, and for
+    a change that the checkpoint does not fit.
+    """
+    checkpoint = run.at(_checkpoint(run, step))
+    source = stored_source(run)
+    apply_overrides(source, list(overrides))
+    source.values["name"] = name
+    config = config_of(source)
+    _require_fit(config, read_state(checkpoint), checkpoint)
+    check_run(config)
+    fork = config.folder
+    if not fork.create(CONFIG_FILE, config.to_yaml()):
+        raise ConfigError(f"{fork.url} is there already.", "A fork is a new run.", "Give it a name that no run has.")
+    for log in (METRICS_FILE, REPLACEMENTS_FILE):
+        _copy_log(run, fork, log, step)
+    _copy_checkpoint(checkpoint, fork.at(checkpoint_path(step)))
+    create_run(config, {"forked_from": {"run": run.url, "step": step, "changes": list(overrides)}})
+    record_event(fork, Event(time.time(), this_process(), "forked", f"from step {step} of {run.url}"))
+    return fork
+
+
+def _checkpoint(run: Storage, step: int) -> str:
+    there = committed_checkpoints(run)
+    path = checkpoint_path(step)
+    if path not in there:
+        steps = ", ".join(str(step_of(each)) for each in there) or "none"
+        raise ConfigError(
+            f"--step: got {step}; {run.url} has no checkpoint of that step.",
+            f"Its checkpoints are of the steps {steps}.",
+            "Name one of those.",
+        )
+    problem = hash_problem(run.at(path))
+    if problem is not None:
+        raise ConfigError(f"{run.url}/{path} is damaged: {problem}.", "A fork begins from a whole checkpoint.", "")
+    return path
+
+
+def _require_fit(config: RunConfig, state: CheckpointState, checkpoint: Storage) -> None:
+    if config.train is None:
+        raise ConfigError("The config has no section train.", "A fork goes on with a training.", "Add one.")
+    wanted = {"model": state.model, "loss": state.loss, "global_batch_size": state.batch_size, "seed": state.seed}
+    for key, value in wanted.items():
+        found = getattr(config.train, key)
+        if found != value:
+            raise ConfigError(
+                f"train.{key}: got {found}; {checkpoint.url} is of a training with {value}.",
+                "A fork keeps the model, the loss, the batch and the order of the samples.",
+                "Leave that key as it is, or train anew with train.pretrained naming the checkpoint.",
+            )
+
+
+def _copy_log(run: Storage, fork: Storage, name: str, step: int) -> None:
+    lines = [line for line in read_log(run, name).decode().split("\n") if line.endswith("}")]
+    wanted = [line for line in lines if json.loads(line)["step"] <= step]
+    if wanted:
+        with AppendLog(fork, name) as log:
+            for line in wanted:
+                log.write(line)
+
+
+def _copy_checkpoint(source: Storage, target: Storage) -> None:
+    """The marker last, as when it was written."""
+    for name in [*read_files(source), MARKER_FILE]:
+        with tempfile.TemporaryDirectory() as scratch:
+            copy = Path(scratch, name)
+            with source.open_stream(name) as stream, copy.open("wb") as file:
+                shutil.copyfileobj(stream, file, 8 << 20)
+            target.put_file(copy, name)

@@ -1,0 +1,135 @@
+"""Hands a run to a Ray cluster as a job: the code and the config travel with it, the rest goes through storage."""
+
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from infra.cluster import QUIET_RAY
+from infra.errors import MachineError, RunError
+from orchestrator.config import RunConfig
+from orchestrator.package import CONFIG_NAME, write_package
+from orchestrator.records import (
+    SUBMIT_EVENT,
+    Event,
+    drive_numbers,
+    forget_stop_request,
+    read_standing,
+    record_event,
+    this_process,
+)
+from orchestrator.run import CONFIG_FILE, check_run, create_run, read_identity, refuse_other_config
+from orchestrator.run_state import RunState
+from orchestrator.stages import check_stages, configured_stages
+
+ENTRYPOINT = f"python -m orchestrator run {CONFIG_NAME} --address auto"
+GO_ON = frozenset({RunState.QUEUED, RunState.LOST, RunState.STOPPED, RunState.FAILED})
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A run that a cluster has; `job` is its job's name there, None when the run was under way or done already."""
+
+    name: str
+    folder: str
+    state: RunState
+    job: str | None
+
+    def lines(self) -> list[str]:
+        """What the user needs to follow it."""
+        first = f"Run: {self.folder}  ({self.state})"
+        return [
+            f"{first}, job {self.job}" if self.job else f"{first}: nothing was submitted",
+            f"Follow it: diptych logs {self.folder} -f",
+            f"Stop it:   diptych stop {self.folder}",
+        ]
+
+
+def submit_run(config: RunConfig, address: str) -> Submission:
+    """Makes the run and hands it to the cluster whose dashboard is at `address`; returns at once.
+
+    A run that was stopped, failed or lost is submitted again; one that is under way or done is left alone, and so of
+    several submissions at the same moment one counts. Raises ConfigError when a run of this name has another config,
+    MachineError when no cluster answers.
+    """
+    stages = configured_stages(config)
+    check_run(config)
+    client = _client(address)
+    check_stages(config, stages)
+    folder = config.folder
+    folder.create(CONFIG_FILE, config.to_yaml())  # of several at the same moment the first one's counts
+    refuse_other_config(config, folder)
+    create_run(config)
+    standing = read_standing(folder)
+    if standing.state not in GO_ON:
+        return Submission(config.name, folder.url, standing.state, None)
+    job = _submit(client, address, config)
+    return Submission(config.name, folder.url, read_standing(folder).state, job)
+
+
+def _submit(client: Any, address: str, config: RunConfig) -> str | None:
+    folder = config.folder
+    # The same name for all who submit the run's next drive at the same moment: the cluster takes it once.
+    number = len(drive_numbers(folder)) + 1
+    forget_stop_request(folder, number)
+    job = f"diptych-{config.name}-{read_identity(folder)['id']}-{number}"
+    with tempfile.TemporaryDirectory(prefix="diptych-submit-") as scratch:
+        write_package(Path(scratch), config.to_yaml())
+        for _ in range(2):
+            try:
+                client.submit_job(
+                    entrypoint=ENTRYPOINT,
+                    submission_id=job,
+                    runtime_env={"working_dir": scratch},
+                    metadata={"run": folder.url},
+                )
+            except RuntimeError as error:
+                if not _is_there(client, job):
+                    raise RunError(
+                        f"The cluster refused the job {job} ({str(error).splitlines()[0]}).",
+                        "Nothing of the run was started.",
+                        "Look at the cluster's dashboard, and submit again.",
+                    ) from error
+                if _has_ended(client, job) and number not in drive_numbers(folder):
+                    client.delete_job(job)  # it died before it could begin to drive
+                    continue
+                return None
+            text = f"job {job} at {address}"
+            record_event(folder, Event(time.time(), this_process(), SUBMIT_EVENT, text, number))
+            return job
+    return None
+
+
+def _client(address: str) -> Any:
+    os.environ.update(QUIET_RAY)
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        return JobSubmissionClient(address)
+    except AuthenticationError as error:
+        raise MachineError(
+            f"--address: the cluster at {address} wants its token, and got none or another one.",
+            "A cluster with RAY_AUTH_MODE=token takes jobs from those who have the same token.",
+            "Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.",
+        ) from error
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise MachineError(
+            f"--address: no Ray cluster takes jobs at {address} ({str(error).splitlines()[0]}).",
+            "Wanted is the dashboard's address of a cluster's head, such as http://10.0.0.7:8265.",
+            "Check the address, and that the head was started with its dashboard.",
+        ) from error
+
+
+def _is_there(client: Any, job: str) -> bool:
+    try:
+        client.get_job_status(job)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _has_ended(client: Any, job: str) -> bool:
+    return bool(client.get_job_status(job).is_terminal())

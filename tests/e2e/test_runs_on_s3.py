@@ -1,0 +1,193 @@
+"""Whole runs in a bucket: through a storage in trouble, after kill -9, after `diptych stop`; the result is the same."""
+
+import json
+import random
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from commands import diptych, family, kill_all, start_diptych
+from counting_web import CountingWeb
+from fault_proxy import Fault, FaultProxy
+from object_store import ObjectStore
+from pipelines import STEPS, losses_of, scores_of, weights_of, write_pipeline
+from store_client import UseStore
+
+from infra.object_lease import EXPIRES_AFTER_S
+from infra.storage import Storage, storage_of
+from orchestrator.records import read_standing
+from orchestrator.run_state import RunState
+from training.checkpoint import newest_checkpoint, step_of
+
+pytestmark = pytest.mark.slow
+
+WAIT_S = 240
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[CountingWeb]:
+    with CountingWeb() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, web: CountingWeb) -> Storage:
+    """The run's folder of the same pipeline on local disk, which nobody disturbs."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    done = diptych("run", write_pipeline(folder, web, str(folder), "quiet"), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return storage_of(folder / "runs" / "quiet")
+
+
+def assert_same_result(run: Storage, undisturbed: Storage) -> None:
+    assert losses_of(run) == losses_of(undisturbed)
+    assert scores_of(run) == scores_of(undisturbed)
+    ours, theirs = weights_of(run), weights_of(undisturbed)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def attempts_of(run: Storage) -> list[dict[str, int]]:
+    return [json.loads(run.read_bytes(entry.path)) for entry in run.list_files("attempts")]
+
+
+def wait_until(is_there: Callable[[], bool], within_s: float = WAIT_S) -> None:
+    deadline = time.monotonic() + within_s
+    while not is_there():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def wait_for_checkpoint(run: Storage) -> None:
+    wait_until(lambda: newest_checkpoint(run) is not None)
+
+
+def test_a_storage_in_trouble_changes_nothing(
+    tmp_path: Path, web: CountingWeb, store: ObjectStore, undisturbed: Storage
+):
+    """5 % of the requests are refused, some are reset or lose their answers, all are slow, and once nothing answers."""
+    with FaultProxy(store.endpoint) as proxy:
+        proxy.delay_s = 0.01
+        proxy.trouble({Fault.SLOW_DOWN: 0.05, Fault.RESET: 0.01, Fault.LOSE_REPLY: 0.01, Fault.CUT_BODY: 0.01})
+        outage = threading.Timer(25, lambda: proxy.refuse(10))
+        outage.start()
+        config = write_pipeline(tmp_path, web, store.url("trouble"), "birds")
+        done = diptych("run", config, cwd=tmp_path, env=store.environment(endpoint=proxy.endpoint), timeout_s=WAIT_S)
+        outage.join()
+        assert done.returncode == 0, done.stderr
+        assert {fault for fault, _, _ in proxy.met} >= {Fault.SLOW_DOWN, Fault.RESET}
+    run = storage_of(store.url("trouble/runs/birds"))
+    assert_same_result(run, undisturbed)
+    assert read_standing(run).state is RunState.DONE
+    assert diptych("verify", run.url, cwd=tmp_path).returncode == 0
+
+
+def test_a_driver_killed_with_9_is_lost_and_resume_goes_on_from_the_bucket_alone(
+    tmp_path: Path, web: CountingWeb, store: ObjectStore, undisturbed: Storage
+):
+    run = storage_of(store.url("killed/runs/birds"))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    driver = start_diptych("run", write_pipeline(tmp_path, web, store.url("killed"), "birds"), cwd=tmp_path)
+    wait_for_checkpoint(run)
+    assert read_standing(run).state is RunState.RUNNING
+    kill_all(family(driver.pid))
+    driver.wait()
+    killed_at = time.monotonic()
+    (tmp_path / "birds.yaml").unlink()
+    wait_until(lambda: read_standing(run).state is RunState.LOST, EXPIRES_AFTER_S + 10)
+    assert time.monotonic() - killed_at > 5  # its last sign of life was not long ago
+    told = diptych("status", run.url, cwd=elsewhere)
+    assert told.returncode == 1 and "lost" in told.stdout
+
+    done = diptych("resume", run.url, cwd=elsewhere, timeout_s=WAIT_S)
+    assert done.returncode == 0, done.stderr
+    assert_same_result(run, undisturbed)
+    status = json.loads(diptych("status", run.url, "--json", cwd=elsewhere).stdout)
+    assert status["state"] == "done" and status["drives"] == 2 and len(status["restarts"]) == 1
+    assert list(elsewhere.iterdir()) == []
+    followed = diptych("logs", run.url, "-f", cwd=elsewhere)
+    assert followed.returncode == 0 and followed.stdout.count("✓ build") == 2
+    listed = json.loads(diptych("runs", store.url("killed/runs"), "--json", cwd=elsewhere).stdout)["runs"]
+    assert [(line["name"], line["state"]) for line in listed] == [("birds", "done")]
+
+
+def test_stop_saves_first_and_resume_does_nothing_again(
+    tmp_path: Path, web: CountingWeb, store: ObjectStore, undisturbed: Storage
+):
+    run = storage_of(store.url("stopped/runs/birds"))
+    config = write_pipeline(tmp_path, web, store.url("stopped"), "birds", checkpoint_every=1000)
+    driver = start_diptych("run", config, cwd=tmp_path)
+    wait_until(lambda: "train  1/" in diptych("logs", run.url, cwd=tmp_path).stdout)
+    stopped = diptych("stop", run.url, "--wait", "--json", cwd=tmp_path)
+    assert stopped.returncode == 0 and json.loads(stopped.stdout)["state"] == "stopped", stopped.stderr
+    assert driver.wait(60) == 143
+    saved = newest_checkpoint(run)
+    assert saved is not None and 1 <= step_of(saved) < STEPS
+    assert diptych("status", run.url, cwd=tmp_path).returncode == 130
+    done = diptych("resume", run.url, cwd=tmp_path, timeout_s=WAIT_S)
+    assert done.returncode == 0, done.stderr
+    assert_same_result(run, undisturbed)
+    assert [attempt["first_step"] for attempt in attempts_of(run)] == [0, step_of(saved)]
+
+
+def test_random_parts_killed_at_random_moments_change_nothing(
+    tmp_path: Path,
+    web: CountingWeb,
+    undisturbed: Storage,
+    request: pytest.FixtureRequest,
+    use_store: UseStore,
+):
+    """A worker, the driver, everything, or the storage, again and again; then it is resumed to its end."""
+    rounds, seed = request.config.getoption("--kill-rounds"), request.config.getoption("--kill-seed")
+    seed = random.randrange(1 << 32) if seed is None else seed
+    print(f"seed {seed}, {rounds} rounds")
+    chance = random.Random(seed)
+    with ObjectStore() as store:
+        use_store(store.environment())
+        run = storage_of(store.url("random/runs/birds"))
+        config = write_pipeline(tmp_path, web, store.url("random"), "birds", max_restarts=1000)
+        kinds: list[str] = []
+        driver = start_diptych("run", config, cwd=tmp_path)
+        while len(kinds) < rounds:
+            moment = time.monotonic() + chance.uniform(5, 40)
+            wait_until(lambda: time.monotonic() > moment or driver.poll() is not None)  # noqa: B023 - called at once
+            if driver.poll() == 0:
+                break  # through before the last kill
+            if driver.poll() is None:
+                kinds.append(kill_something(chance, driver, store))
+            if driver.poll() is not None:
+                # Run again as it was begun, or from the storage alone: until the config is there, nothing else goes.
+                is_stored = run.exists("run.json") and run.exists("run.yaml")
+                again = ("resume", run.url) if is_stored else ("run", config)
+                driver = start_diptych(*again, cwd=tmp_path)
+        print(kinds)
+        if driver.wait(2 * WAIT_S) != 0:
+            done = diptych("resume", run.url, cwd=tmp_path, timeout_s=WAIT_S)
+            assert done.returncode == 0, done.stderr
+        assert_same_result(run, undisturbed)
+        assert diptych("verify", run.url, cwd=tmp_path).returncode == 0
+        assert read_standing(run).state is RunState.DONE
+
+
+def kill_something(chance: random.Random, driver: subprocess.Popen[str], store: ObjectStore) -> str:
+    """kill -9 of a part; returns which. The storage comes back after some seconds."""
+    processes = family(driver.pid)
+    workers = [process for process in processes if "RayTrainWorker" in " ".join(process.cmdline())]
+    kind = chance.choice(["driver", "all", "storage", *(["worker"] * 2 if workers else [])])
+    match kind:
+        case "worker":
+            kill_all([chance.choice(workers)])
+        case "storage":
+            store.kill()
+            time.sleep(chance.uniform(0, 15))
+            store.restart()
+        case _:
+            kill_all(processes if kind == "all" else processes[:1])
+            driver.wait()
+            psutil.wait_procs(processes, timeout=90)  # the cluster of a dead driver ends by itself
+    return kind

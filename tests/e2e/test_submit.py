@@ -1,0 +1,102 @@
+"""Runs as jobs of a real Ray cluster, which shares nothing with the one who submits but the storage."""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from commands import DIPTYCH, diptych
+from counting_web import CountingWeb
+from object_store import ObjectStore
+from pipelines import STEPS, losses_of, write_pipeline
+from ray_head import RayHead
+
+from infra.storage import Storage, storage_of
+from orchestrator.records import read_standing
+from orchestrator.run_state import RunState
+from training.checkpoint import newest_checkpoint
+
+pytestmark = pytest.mark.slow
+
+WAIT_S = 240
+
+
+@pytest.fixture
+def head(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[RayHead]:
+    with RayHead() as running:
+        for name, value in running.environment.items():
+            monkeypatch.setenv(name, value)
+        yield running
+
+
+@pytest.fixture
+def web() -> Iterator[CountingWeb]:
+    with CountingWeb() as running:
+        yield running
+
+
+def wait_for(run: Storage, *states: RunState) -> RunState:
+    deadline = time.monotonic() + WAIT_S
+    while (state := read_standing(run).state) not in states:
+        assert time.monotonic() < deadline and not state.is_ended, diptych("logs", run.url, cwd=Path("/")).stdout
+        time.sleep(0.5)
+    return state
+
+
+def test_eight_submissions_make_one_run_that_is_followed_to_its_end(
+    tmp_path: Path, head: RayHead, store: ObjectStore, web: CountingWeb
+):
+    config = write_pipeline(tmp_path, web, store.url("submit"), "birds")
+    with ThreadPoolExecutor(8) as pool:
+        began = time.monotonic()
+        submitted = list(
+            pool.map(lambda _: diptych("submit", config, "--address", head.dashboard, "--json", cwd=tmp_path), range(8))
+        )
+    assert time.monotonic() - began < 60
+    assert [done.returncode for done in submitted] == [0] * 8, submitted[0].stderr
+    assert len([done for done in submitted if json.loads(done.stdout)["job"]]) == 1
+    run = storage_of(store.url("submit/runs/birds"))
+    followed = diptych("logs", run.url, "-f", cwd=tmp_path, timeout_s=WAIT_S)
+    assert followed.returncode == 0, followed.stdout
+    for words in ("✓ build", "✓ train", "✓ evaluate", "done: "):
+        assert followed.stdout.count(words) == 1
+    assert len(losses_of(run)) == STEPS and web.asked and max(web.asked.values()) == 1
+    assert read_standing(run).state is RunState.DONE
+
+    other = diptych("submit", config, "train.lr=0.5", "--address", head.dashboard, cwd=tmp_path)
+    assert other.returncode == 2 and "train.lr 0.001 → 0.5" in other.stderr
+    again = diptych("submit", config, "--address", head.dashboard, "--json", cwd=tmp_path)
+    assert json.loads(again.stdout) | {"state": "done", "job": None} == json.loads(again.stdout)
+
+
+def test_a_submitted_run_stops_and_goes_on_after_its_head_is_killed_and_replaced(
+    tmp_path: Path, head: RayHead, store: ObjectStore, web: CountingWeb
+):
+    run = storage_of(store.url("replaced/runs/birds"))
+    config = write_pipeline(tmp_path, web, store.url("replaced"), "birds")
+    assert diptych("submit", config, "--address", head.dashboard, cwd=tmp_path).returncode == 0
+    deadline = time.monotonic() + WAIT_S
+    while newest_checkpoint(run) is None:
+        assert time.monotonic() < deadline, diptych("logs", run.url, cwd=tmp_path).stdout
+        time.sleep(0.5)
+    follower = subprocess.Popen(
+        [DIPTYCH, "logs", run.url, "-f"], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    head.kill()
+    assert wait_for(run, RunState.LOST) is RunState.LOST
+    assert follower.wait(60) == 1
+    head.start()
+    done = diptych("resume", run.url, "--address", head.address, cwd=tmp_path, timeout_s=WAIT_S)
+    assert done.returncode == 0, done.stderr
+    assert sorted(losses_of(run)) == list(range(1, STEPS + 1))
+    assert read_standing(run).state is RunState.DONE
+
+
+def test_nobody_at_the_address_is_said(tmp_path: Path, store: ObjectStore, web: CountingWeb):
+    config = write_pipeline(tmp_path, web, store.url("nobody"), "birds")
+    done = diptych("submit", config, "--address", "http://127.0.0.1:9", cwd=tmp_path, env=os.environ)
+    assert done.returncode == 2 and "no Ray cluster takes jobs" in done.stderr and store.keys("nobody") == []

@@ -1,0 +1,215 @@
+"""The commands that look at runs and steer them, as a user calls them, without a cluster."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from object_store import ObjectStore
+from other_stores import nanio
+from store_client import UseStore
+
+from infra.errors import DiptychError
+from infra.lease import hold
+from infra.storage import Storage, storage_of
+from orchestrator.cli import cli
+from orchestrator.config import RunConfig, load_config
+from orchestrator.records import (
+    SUBMIT_EVENT,
+    Event,
+    begin_drive,
+    end_drive,
+    read_standing,
+    record_event,
+    stop_request_of,
+)
+from orchestrator.run import create_run, read_config, refuse_other_config
+from orchestrator.run_log import open_log
+from orchestrator.run_state import RunState, StopMode
+from orchestrator.stages import Verdict, configured_stages, plan_stages
+from training.checkpoint import CheckpointState, FileFacts, TensorKind, checkpoint_path, newest_checkpoint, write_marker
+from training.records import read_metrics
+
+METRIC = {
+    "loss": 1.0,
+    "logit_scale": 14.0,
+    "lr": 0.1,
+    "samples_per_s": 1.0,
+    "epoch": 0.1,
+    "attempt": 1,
+    "time": 1.0,
+}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    (tmp_path / "birds.yaml").write_text(
+        f"storage: {tmp_path}/runs\ntrain: {{data: {tmp_path}/data, model: diptych-tiny, steps: 9}}\n"
+    )
+    return load_config(tmp_path / "birds.yaml")
+
+
+@pytest.fixture
+def run(config: RunConfig) -> Storage:
+    """A run that was created and not started."""
+    config.folder.write_bytes("run.yaml", config.to_yaml())
+    create_run(config)
+    return config.folder
+
+
+def save(run: Storage, step: int, *, content: bytes = b"weights") -> None:
+    checkpoint = run.at(checkpoint_path(step))
+    checkpoint.write_bytes("parameters.safetensors", content)
+    facts = FileFacts(TensorKind.PARAMETERS, 7, hashlib.sha256(b"weights").hexdigest())
+    state = CheckpointState(step, "diptych-tiny", "clip", 256, 40, 0, {})
+    write_marker(checkpoint, state, {"parameters.safetensors": facts})
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+def record(*arguments: object) -> dict[str, Any]:
+    result = call(*arguments, "--json")
+    value: dict[str, Any] = json.loads(result.stdout)
+    return value
+
+
+def test_runs_lists_those_below_a_storage_with_their_states(run: Storage, tmp_path: Path):
+    (tmp_path / "runs" / "no-run").mkdir()
+    listed = record("runs", tmp_path / "runs")["runs"]
+    assert [(line["name"], line["state"]) for line in listed] == [("birds", "queued")]
+    assert call("runs", tmp_path / "nowhere").output == "no runs\n"
+
+
+@pytest.mark.parametrize(("state", "code"), [("done", 0), ("failed", 1), ("stopped", 130)])
+def test_status_and_logs_end_with_the_runs_outcome(run: Storage, state: str, code: int):
+    drive = begin_drive(run, "train")
+    with open_log(run, drive.number) as log:
+        log.write("a line")
+    end_drive(run, drive, RunState(state), "its reason")
+    assert call("status", run.url).exit_code == code
+    followed = call("logs", run.url, "-f")
+    assert followed.exit_code == code and followed.stdout == "a line\n"
+    assert call("logs", run.url).exit_code == 0
+
+
+def test_stop_writes_the_wish_and_tells_the_state(run: Storage):
+    with hold(run, print):
+        drive = begin_drive(run, "train")
+        assert record("stop", run.url)["state"] == "stopping"
+        assert record("stop", run.url, "--now")["state"] == "stopping"
+    request = stop_request_of(run, drive.number)
+    assert request is not None and request.mode is StopMode.NOW
+
+
+def test_a_run_that_has_not_begun_is_stopped_before_it_does(run: Storage):
+    assert record("stop", run.url, "--wait")["state"] == "stopped"
+    assert stop_request_of(run, 1) is not None
+
+
+def test_a_run_that_was_submitted_again_waits_for_its_next_driver_and_is_stopped_before_it(run: Storage):
+    drive = begin_drive(run, "train")
+    end_drive(run, drive, RunState.FAILED, "its reason")
+    record_event(run, Event(1.0, "ann", SUBMIT_EVENT, "job birds-1", 1))  # the one that drove it
+    assert read_standing(run).state is RunState.FAILED
+    record_event(run, Event(2.0, "ann", SUBMIT_EVENT, "job birds-2", 2))
+    standing = read_standing(run)
+    assert standing.state is RunState.QUEUED and "job birds-2" in standing.reason
+    assert record("stop", run.url)["state"] == "stopped" and stop_request_of(run, 2) is not None
+    begin_drive(run, "train")
+    assert read_standing(run).state is RunState.LOST
+
+
+def test_an_ended_run_is_not_asked_to_stop(run: Storage):
+    drive = begin_drive(run, "train")
+    end_drive(run, drive, RunState.DONE, "all")
+    assert record("stop", run.url)["state"] == "done" and stop_request_of(run, 1) is None
+
+
+def test_a_resume_that_would_begin_at_step_0_beside_damaged_checkpoints_is_an_error(run: Storage):
+    save(run, 3, content=b"short")
+    result = call("resume", run.url)
+    assert isinstance(result.exception, DiptychError) and "would start at step 0" in str(result.exception)
+    assert read_standing(run).state is RunState.QUEUED
+
+
+def test_a_fork_has_the_checkpoint_the_records_before_it_and_the_changes(run: Storage):
+    save(run, 3)
+    lines = [json.dumps({**METRIC, "step": step}) for step in range(1, 6)]
+    run.write_bytes("metrics.jsonl", "\n".join(lines).encode() + b"\n")
+    made = storage_of(record("fork", run.url, "slower", "train.lr=0.25", "--step", 3)["run"])
+    assert newest_checkpoint(made) == checkpoint_path(3)
+    assert [metrics.step for metrics in read_metrics(made)] == [1, 2, 3]
+    config = read_config(made)
+    assert config.train is not None and config.train.lr == 0.25 and config.name == "slower"
+    assert json.loads(made.read_bytes("run.json"))["forked_from"] == {
+        "run": run.url,
+        "step": 3,
+        "changes": ["train.lr=0.25"],
+    }
+    assert read_standing(made).state is RunState.QUEUED
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["slower", "--step", 4], "has no checkpoint of that step"),
+        (["slower", "--step", 3, "train.model=ViT-B-32"], "train.model: got ViT-B-32"),
+        (["birds", "--step", 3], "is there already"),
+    ],
+)
+def test_a_fork_that_cannot_be_is_refused(run: Storage, arguments: list[object], words: str):
+    save(run, 3)
+    result = call("fork", run.url, *arguments)
+    assert isinstance(result.exception, DiptychError) and words in str(result.exception)
+
+
+def test_a_name_with_another_config_is_refused_with_the_difference(run: Storage, config: RunConfig):
+    refuse_other_config(config, run)
+    assert config.train is not None
+    free = config.model_copy(update={"train": config.train.model_copy(update={"workers": 2})})
+    refuse_other_config(free, run)
+    other = config.model_copy(update={"train": config.train.model_copy(update={"lr": 0.5, "steps": 7})})
+    with pytest.raises(DiptychError, match=r"train\.lr 0\.0005 → 0\.5; train\.steps 9 → 7"):
+        refuse_other_config(other, run)
+
+
+def test_config_prints_the_whole_config_and_its_schema(config: RunConfig, tmp_path: Path):
+    shown = call("config", tmp_path / "birds.yaml", "train.steps=5").stdout
+    (tmp_path / "again.yaml").write_text(shown)
+    assert load_config(tmp_path / "again.yaml") == load_config(tmp_path / "birds.yaml", ["train.steps=5"])
+    assert json.loads(call("config", "--schema").stdout)["properties"].keys() >= {"name", "storage", "train"}
+
+
+def test_a_dry_run_says_what_is_done_and_why(config: RunConfig, tmp_path: Path):
+    def verdicts(*overrides: str) -> list[tuple[str, Verdict]]:
+        loaded = load_config(tmp_path / "birds.yaml", overrides)
+        return [(plan.stage.value, plan.verdict) for plan in plan_stages(loaded, configured_stages(loaded))]
+
+    from orchestrator.stages import Stage, _inputs
+
+    assert verdicts() == [("train", Verdict.TO_DO)]
+    save(config.folder, 9)
+    config.folder.write_bytes(
+        "stages/train.json", json.dumps({"made_from": _inputs(Stage.TRAIN, config, config.folder)}).encode()
+    )
+    assert verdicts() == [("train", Verdict.DONE)]
+    assert verdicts("train.steps=10") == [("train", Verdict.STALE)]
+    result = call("run", tmp_path / "birds.yaml", "train.steps=10", "--dry-run")
+    assert "train     stale  done with another settings" in result.stdout
+    assert not config.folder.exists("drives/0001/start.json")
+
+
+def test_a_storage_that_ignores_conditions_is_refused_for_runs(use_store: UseStore, tmp_path: Path):
+    with ObjectStore(nanio) as store:
+        use_store(store.environment())
+        (tmp_path / "birds.yaml").write_text(
+            f"storage: {store.url('runs')}\ntrain: {{data: {tmp_path}/data, model: diptych-tiny, steps: 9}}\n"
+        )
+        from orchestrator.run import check_run
+
+        with pytest.raises(DiptychError, match="ignores conditional writes"):
+            check_run(load_config(tmp_path / "birds.yaml"))

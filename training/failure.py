@@ -1,0 +1,95 @@
+"""Names what stopped a group of workers: whose fault it was, on which rank, and in which words."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from infra.errors import DiptychError, StorageFailed
+from infra.remote_errors import unwrapped
+from infra.terminal import printable
+from training.preemption import Preempted
+
+MAX_LINES = 12
+MAX_LINE = 300
+# What ranks say whose partner has died: never the first cause.
+COLLATERAL = re.compile(
+    r"closed by peer|reset by peer|broken pipe|econnreset|socket timeout|timed out waiting|remote process exited|"
+    r"connection (?:was )?(?:closed|refused|reset)",
+    re.IGNORECASE,
+)
+# Errors of Ray about a process or a machine that is not there any more, or does not answer.
+INFRASTRUCTURE = (
+    "RayActorError",
+    "ActorDiedError",
+    "ActorUnavailableError",
+    "NodeDiedError",
+    "WorkerCrashedError",
+    "WorkerHealthCheckFailedError",
+    "WorkerHealthCheckTimeoutError",
+    "WorkerGroupStartupFailedError",
+    "WorkerGroupStartupTimeoutError",
+    "PreemptionError",
+    "NCCLHangError",
+)
+
+
+class FailureKind(StrEnum):
+    """Whose fault a failure was: a machine's, or the program's, its data's and its settings'."""
+
+    INFRASTRUCTURE = "infrastructure"
+    APPLICATION = "application"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a group of workers ended. `step`: the one that was not reached. `lines`: the last words, oldest first."""
+
+    kind: FailureKind
+    step: int
+    rank: int | None
+    error: str
+    lines: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        who = "the workers' controller" if self.rank is None else f"rank {self.rank}"
+        return f"{who}, at step {self.step:,}: {self.error}"
+
+
+def failure_of(error: BaseException, step: int) -> Failure:
+    """The first cause of an error of Ray Train; `step` is the first that was not reached.
+
+    A worker that is gone counts before errors of the others, which lost it; of errors, one that is not the loss of a
+    partner.
+    """
+    found: Mapping[int, BaseException] = getattr(error, "worker_failures", None) or {}
+    for rank, each in sorted(found.items()):
+        if _is_infrastructure(each):
+            return _failure(FailureKind.INFRASTRUCTURE, step, rank, each)
+    for rank, each in sorted(found.items(), key=lambda item: bool(COLLATERAL.search(str(_inner(item[1]))))):
+        kind = FailureKind.INFRASTRUCTURE if COLLATERAL.search(str(_inner(each))) else FailureKind.APPLICATION
+        return _failure(kind, step, rank, each)
+    inner = getattr(error, "controller_failure", None) or error
+    kind = FailureKind.INFRASTRUCTURE if _is_infrastructure(inner) else FailureKind.APPLICATION
+    return _failure(kind, step, None, inner)
+
+
+def _failure(kind: FailureKind, step: int, rank: int | None, error: BaseException) -> Failure:
+    inner = _inner(error)
+    text = inner.found if isinstance(inner, DiptychError) else f"{type(inner).__name__}: {inner}"
+    first = next((line.strip() for line in text.splitlines() if line.strip()), type(inner).__name__)
+    lines = [printable(line)[:MAX_LINE] for line in str(error).splitlines() if line.strip()]
+    return Failure(kind, step, rank, printable(first)[:MAX_LINE], tuple(lines[-MAX_LINES:]))
+
+
+def _is_infrastructure(error: BaseException) -> bool:
+    inner = _inner(error)
+    if isinstance(inner, StorageFailed | Preempted):
+        return True
+    return any(type(each).__name__ in INFRASTRUCTURE for each in (error, inner))
+
+
+def _inner(error: BaseException) -> BaseException:
+    """The error of ours or of the user's code inside what Ray Train made of it."""
+    base = getattr(error, "_base_exc", None) or getattr(error, "health_check_failure", None)
+    return unwrapped(error) or (base if isinstance(base, BaseException) else error)
