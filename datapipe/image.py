@@ -6,13 +6,23 @@ from dataclasses import dataclass
 from PIL import Image, UnidentifiedImageError
 
 from datapipe.addresses import Refusal
-from datapipe.config import BuildConfig, EncodeFormat, IccMode
+from datapipe.config import BuildConfig, EncodeFormat, IccMode, ResizeMode
 from datapipe.decode import DECODER_ERRORS, decode_image, exif_of, make_upright, open_image, orientation_of
-from datapipe.encode import encode
+from datapipe.encode import encode, encode_planes
 from datapipe.exif import exif_json
 from datapipe.filters import refuse_shape
-from datapipe.jpeg import JPEG_MAGIC, MAX_SCANS, JpegCutError, JpegHeader, count_scans, decode_jpeg, read_jpeg_header
-from datapipe.resize import Pixels, Size, needs_resize, reduction_for, resize, scaled_size
+from datapipe.jpeg import (
+    JPEG_MAGIC,
+    MAX_SCANS,
+    JpegCutError,
+    JpegHeader,
+    count_scans,
+    decode_jpeg,
+    decode_jpeg_planes,
+    read_jpeg_header,
+)
+from datapipe.planes import HalvedPlanes, StoredPlanes, scale_planes
+from datapipe.resize import Pixels, Size, is_cubic, needs_resize, reduction_for, resize, scaled_size
 from datapipe.status import SampleStatus
 
 MAGIC = (
@@ -43,7 +53,7 @@ class _Opened:
     """A picture whose header is read and whose pixels are not.
 
     `decode` takes by how much to reduce the size (1, or where `can_reduce` also 2, 4 and 8), and whether more
-    shrinking follows.
+    shrinking follows. `decode_planes` gives the planes of a JPEG, or None for a picture that has none of use.
     """
 
     stored: Size
@@ -51,6 +61,7 @@ class _Opened:
     can_reduce: bool
     is_stored_form: bool
     decode: Callable[[int, bool], Pixels]
+    decode_planes: Callable[[], StoredPlanes | None]
 
 
 def process_image(body: bytes, config: BuildConfig) -> StoredImage | Refusal:
@@ -83,8 +94,11 @@ def _plain_jpeg(body: bytes, header: JpegHeader, config: BuildConfig) -> _Opened
     def decode(reduction: int, will_shrink: bool) -> Pixels:
         return decode_jpeg(body, header, reduction=reduction, will_shrink=will_shrink)
 
+    def decode_planes() -> StoredPlanes | None:
+        return decode_jpeg_planes(body, header)
+
     is_stored_form = config.encode_format is EncodeFormat.JPG
-    return _Opened((header.width, header.height), header.exif, True, is_stored_form, decode)
+    return _Opened((header.width, header.height), header.exif, True, is_stored_form, decode, decode_planes)
 
 
 def _any_format(image: Image.Image, body: bytes, config: BuildConfig) -> _Opened:
@@ -96,7 +110,7 @@ def _any_format(image: Image.Image, body: bytes, config: BuildConfig) -> _Opened
         and image.mode in ("RGB", "L")
         and not getattr(image, "is_animated", False)
     )
-    return _Opened(image.size, exif_of(image), image.format == "JPEG", is_stored_form, decode)
+    return _Opened(image.size, exif_of(image), image.format == "JPEG", is_stored_form, decode, lambda: None)
 
 
 def _process(opened: _Opened, body: bytes, config: BuildConfig) -> StoredImage | Refusal:
@@ -106,10 +120,12 @@ def _process(opened: _Opened, body: bytes, config: BuildConfig) -> StoredImage |
     if refusal is not None:
         return refusal
     if not needs_resize(*original, config):
-        pixels = make_upright(opened.decode(1, False), orientation)
         if config.skip_reencode and opened.is_stored_form and orientation == 1:
+            opened.decode(1, False)  # damage is found
             return _stored(body, original, original, opened, config)
-        return _encoded(pixels, original, opened, config)
+        if (planes := _planes(opened, original, orientation, config)) is not None:
+            return _stored(encode_planes(planes, config), original, original, opened, config)
+        return _encoded(make_upright(opened.decode(1, False), orientation), original, opened, config)
     size = scaled_size(*original, config)
     if size[0] * size[1] > config.max_image_pixels:
         # A line of pixels, made larger: keeping its ratio would take gigabytes.
@@ -117,8 +133,26 @@ def _process(opened: _Opened, body: bytes, config: BuildConfig) -> StoredImage |
     reduction = reduction_for(original, size) if opened.can_reduce else 1
     if orientation != 1 and any(side % reduction for side in original):
         reduction = 1  # turned, the part of a pixel at the end would come to lie at the start
+    scales_alone = reduction == 1 and _scales_alone(original, size, config)
+    if scales_alone and (planes := _planes(opened, size, orientation, config)) is not None:
+        return _stored(encode_planes(planes, config), size, original, opened, config)
     pixels = make_upright(opened.decode(reduction, min(size) < min(original)), orientation)
     return _encoded(resize(pixels, original, size, config, reduction=reduction), original, opened, config)
+
+
+def _scales_alone(original: Size, size: Size, config: BuildConfig) -> bool:
+    """Whether nothing but smoothing and cubics makes the picture's pixels: so it is with most photographs."""
+    is_whole = config.resize_mode in (ResizeMode.KEEP_RATIO, ResizeMode.KEEP_RATIO_LARGEST)
+    return is_whole and is_cubic((original[0] / size[0], original[1] / size[1]))
+
+
+def _planes(opened: _Opened, size: Size, orientation: int, config: BuildConfig) -> HalvedPlanes | None:
+    """The picture as a JPEG's planes at `size`, without the way through RGB; None where that cannot be."""
+    # Of a line of pixels, the encoder would take planes of half the size for those of another form.
+    if config.encode_format is not EncodeFormat.JPG or orientation != 1 or min(size) < 2:
+        return None
+    planes = opened.decode_planes()
+    return None if planes is None else scale_planes(planes, size)
 
 
 def _refuse(original: Size, config: BuildConfig) -> Refusal | None:
