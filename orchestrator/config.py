@@ -42,7 +42,7 @@ class RunConfig(Settings):
 
     def to_yaml(self) -> bytes:
         """The resolved config, as it is kept in the run's folder."""
-        values = self.model_dump(mode="json", exclude_none=True)
+        values = self.model_dump(mode="json")  # nulls too: where the default is another, null says something
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode()
 
 
