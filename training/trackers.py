@@ -1,6 +1,8 @@
 """Sends metrics to the trackers that the config asks for: TensorBoard, Weights & Biases, MLflow."""
 
 import contextlib
+import hashlib
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from training.config import Tracker, TrainConfig
 from training.records import StepMetrics
 
 TENSORBOARD_FOLDER = "tensorboard"
+MLFLOW_FILE = "mlflow.json"  # under which id a run that is started again goes on there
 PACKAGES = {Tracker.TENSORBOARD: "tensorboard", Tracker.WANDB: "wandb", Tracker.MLFLOW: "mlflow"}
 
 
@@ -78,8 +81,9 @@ class _TensorBoard:
 class _WeightsAndBiases:
     def __init__(self, package: ModuleType, config: TrainConfig, run: Storage) -> None:
         name = _run_name(run)
-        # A run that is started again goes on under the same id.
-        self._run: Any = package.init(project="diptych", id=name, name=name, resume="allow", config=_settings(config))
+        # A run that is started again goes on under the same id, and one of the same name elsewhere has another.
+        key = f"{name}-{hashlib.sha256(run.url.encode()).hexdigest()[:8]}"
+        self._run: Any = package.init(project="diptych", id=key, name=name, resume="allow", config=_settings(config))
 
     def log(self, metrics: StepMetrics) -> None:
         self._run.log(scalars_of(metrics), step=metrics.step)
@@ -92,7 +96,12 @@ class _MLflow:
     def __init__(self, package: ModuleType, config: TrainConfig, run: Storage) -> None:
         self._mlflow: Any = package
         package.set_experiment("diptych")
-        package.start_run(run_name=_run_name(run))
+        if run.exists(MLFLOW_FILE):
+            package.start_run(run_id=json.loads(run.read_bytes(MLFLOW_FILE))["run_id"])
+            return
+        begun = package.start_run(run_name=_run_name(run))
+        run.write_bytes(MLFLOW_FILE, json.dumps({"run_id": begun.info.run_id}).encode())
+        # Only once: MLflow refuses another value of what it has, and some settings may change at a resume.
         package.log_params({name: str(value)[:250] for name, value in _settings(config).items()})
 
     def log(self, metrics: StepMetrics) -> None:

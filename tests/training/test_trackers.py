@@ -70,11 +70,27 @@ def test_wandb_keeps_a_run_under_the_runs_name(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.chdir(tmp_path)
     log_steps(storage_of(tmp_path / "birds"), "wandb", range(1, 4))
-    (kept,) = tmp_path.glob("wandb/offline-run-*/run-birds.wandb")
+    (kept,) = tmp_path.glob("wandb/offline-run-*/run-birds-*.wandb")
     deadline = time.monotonic() + 60
     while b"train/loss" not in kept.read_bytes():  # its writer is a process of its own
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_mlflow_goes_on_with_the_run_that_was_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    mlflow = pytest.importorskip("mlflow")
+    pytest.importorskip("sqlalchemy")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/tracked.db")
+    run = storage_of(tmp_path / "birds")
+    for steps in (range(1, 3), range(3, 5)):
+        log_steps(run, "mlflow", steps)
+    (kept,) = mlflow.search_runs(experiment_names=["diptych"], output_format="list")
+    assert [each.step for each in mlflow.MlflowClient().get_metric_history(kept.info.run_id, "train/loss")] == [
+        1,
+        2,
+        3,
+        4,
+    ]
 
 
 @pytest.mark.parametrize("tracker", list(Tracker))
