@@ -69,7 +69,7 @@ def explained(url: str) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        raise _explain_code(url, error_code(error)) from error
+        raise explanation(url, error_code(error)) from error
     except (BotoConnectionError, HTTPClientError) as error:
         raise StorageFailed(
             f"{url}: the storage does not answer ({type(error).__name__}, tried {attempts()} times).",
@@ -84,7 +84,8 @@ def explained(url: str) -> Iterator[None]:
         ) from error
 
 
-def _explain_code(url: str, code: str) -> Exception:
+def explanation(url: str, code: str) -> Exception:
+    """The error for what the storage answered."""
     if code in MISSING:
         return FileNotFoundError(url)
     if code == "NoSuchBucket":

@@ -12,7 +12,7 @@ from typing import IO, Any, BinaryIO
 from urllib.parse import urlsplit
 
 from infra.files import FileEntry
-from infra.s3_client import CONDITION_FAILED, MISSING, error_code, explained, s3_client
+from infra.s3_client import CONDITION_FAILED, MISSING, error_code, explained, explanation, s3_client
 
 PART_BYTES = 32 << 20  # a shard of 10,000 pictures has about 250 MB
 PARTS_AT_ONCE = 2
@@ -172,7 +172,9 @@ class S3Objects:
                 return
             for start in range(0, len(paths), DELETE_AT_ONCE):
                 keys = [{"Key": self._key(path)["Key"]} for path in paths[start : start + DELETE_AT_ONCE]]
-                self._client().delete_objects(Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
+                done = self._client().delete_objects(Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
+                for refused in done.get("Errors", ()):
+                    raise explanation(self.url, str(refused.get("Code", "")))
 
     def sweep(self) -> int:
         """Removes what processes that were killed have left: open multipart uploads, and checks of the storage."""
