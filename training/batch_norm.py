@@ -61,7 +61,13 @@ def average_statistics(model: nn.Module) -> None:
 
 
 class _GlobalBatchNorm(_BatchNorm):
-    """Over all ranks' samples, on every backend; torch's own knows GPUs only. Ranks may differ in their rows."""
+    """Over all ranks' samples, on every backend; torch's own knows GPUs only. Ranks may differ in their rows.
+
+    timm's layers drop and activate what they have normalised; by the same names, so that parameters keep theirs.
+    """
+
+    drop: nn.Module
+    act: nn.Module
 
     @classmethod
     def like(cls, layer: _BatchNorm) -> "_GlobalBatchNorm":
@@ -70,6 +76,8 @@ class _GlobalBatchNorm(_BatchNorm):
         new.weight, new.bias = layer.weight, layer.bias
         new.running_mean, new.running_var = layer.running_mean, layer.running_var
         new.num_batches_tracked = layer.num_batches_tracked
+        for name in ("drop", "act"):
+            setattr(new, name, getattr(layer, name, None) or nn.Identity())
         return new.train(layer.training)
 
     def _check_input_dim(self, values: Tensor) -> None:
@@ -79,7 +87,7 @@ class _GlobalBatchNorm(_BatchNorm):
     def forward(self, values: Tensor) -> Tensor:
         """values: (rows, channels, …), this rank's."""
         if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
-            return super().forward(values)
+            return self._after(super().forward(values))
         others = [axis for axis in range(values.ndim) if axis != 1]
         exact = values.float()
         count = _global_sum(torch.full((1,), float(values.numel() // values.shape[1]), device=values.device))
@@ -90,7 +98,11 @@ class _GlobalBatchNorm(_BatchNorm):
         normal = centered * _along_channels(torch.rsqrt(variance + self.eps), values)
         if self.affine:
             normal = normal * _along_channels(self.weight, values) + _along_channels(self.bias, values)
-        return normal.to(values.dtype)
+        return self._after(normal.to(values.dtype))
+
+    def _after(self, normal: Tensor) -> Tensor:
+        result: Tensor = self.act(self.drop(normal))
+        return result
 
     def _track(self, mean: Tensor, variance: Tensor, count: float) -> None:
         if self.running_mean is None or self.running_var is None:
