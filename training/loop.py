@@ -124,7 +124,7 @@ class _Training:
             say=heartbeat.note,
             before_commit=self._make_durable,
         )
-        self._traits: ModelTraits = model_traits(config.model)
+        self._traits: ModelTraits = model_traits(config.model, config.mean, config.std)
         self._schedule = Schedule(
             config.schedule, config.lr, plan.steps, plan.warmup, config.cooldown_steps, config.rsqrt_timescale
         )
@@ -309,7 +309,7 @@ def _loader(config: TrainConfig, samples: Samples, order: Mixture, worker: Worke
     return TrainingLoader(
         samples,
         order,
-        model_traits(config.model),
+        model_traits(config.model, config.mean, config.std),
         batch_size=config.global_batch_size,
         rank=worker.rank,
         ranks=worker.ranks,
