@@ -43,11 +43,15 @@ GPUS_ON_DEMAND_VARIABLE = "DIPTYCH_GPUS_ON_DEMAND"
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """What a connected cluster offers; its GPUs are those that are there, or that come when work waits for them."""
+    """What a connected cluster offers; its GPUs are those that are there, or that come when work waits for them.
+
+    scratch: a folder of this machine that goes when the connection ends.
+    """
 
     cpus: int
     gpus: int
     logs: Path
+    scratch: Path
 
 
 @contextlib.contextmanager
@@ -70,7 +74,7 @@ def connect(logs: Path, *, address: str | None = None, cpus: int | None = None) 
         try:
             resources = ray.cluster_resources()
             gpus = max(int(resources.get("GPU", 0)), _gpus_on_demand() if address else 0)
-            yield Cluster(int(resources.get("CPU", 0)), gpus, logs)
+            yield Cluster(int(resources.get("CPU", 0)), gpus, logs, folder / "scratch")
         finally:
             ray.shutdown()
     finally:

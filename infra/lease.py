@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import math
 import os
 import socket
 import time
@@ -11,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import IO
 
 from infra.conditions import honours_conditions
-from infra.object_lease import ObjectLease
+from infra.object_lease import EXPIRES_AFTER_S, ObjectLease
 from infra.storage import Storage
 
 LEASE_FILE = "lease.json"
@@ -67,17 +68,50 @@ def hold(place: Storage, say: Callable[[str], None]) -> Iterator[Lease]:
         yield Lease(lambda: True)
 
 
-def holder_of(place: Storage) -> Holder | None:
-    """The living process that drives a local place, or None."""
+@dataclass(frozen=True, slots=True)
+class LeaseView:
+    """A lease as others see it: whose it is, and how long ago (seconds) its holder gave a sign of life."""
+
+    holder: Holder | None
+    age_s: float
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its holder still drives the place."""
+        return self.age_s <= EXPIRES_AFTER_S
+
+
+def look_at_lease(place: Storage) -> LeaseView | None:
+    """The lease of a place, from any machine that reaches it; None when nobody has it.
+
+    A local holder's death is seen at once (age: infinite), that of another machine when its lease has expired. The
+    age is by the storage's own clock.
+    """
+    if place.s3 is not None:
+        try:
+            age_s, data = place.s3.age_s(LEASE_FILE), place.s3.read_bytes(LEASE_FILE)
+        except FileNotFoundError:
+            return None
+        return None if age_s is None else LeaseView(_from_json(data), age_s)
+    if not place.is_local:
+        return None
     path = place.local_path(LEASE_FILE)
     try:
         with path.open("r") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return LeaseView(_from_json(path.read_bytes()), math.inf)
     except FileNotFoundError:
         return None
     except BlockingIOError:
-        return _from_json(place.local_path(LEASE_FILE).read_bytes())
-    return None
+        with contextlib.suppress(FileNotFoundError):
+            return LeaseView(_from_json(path.read_bytes()), 0.0)
+        return None
+
+
+def holder_of(place: Storage) -> Holder | None:
+    """The living process that drives a place, or None."""
+    lease = look_at_lease(place)
+    return lease.holder if lease is not None and lease.is_alive else None
 
 
 @contextlib.contextmanager
@@ -129,4 +163,7 @@ def _to_json(holder: Holder) -> bytes:
 
 def _from_json(data: bytes) -> Holder | None:
     """None for a file that its holder has not written yet."""
-    return Holder(**json.loads(data)) if data else None
+    if not data:
+        return None
+    raw = json.loads(data)
+    return Holder(raw["pid"], raw["host"], raw["since"])

@@ -55,6 +55,24 @@ def publish(temporary: Path, target: Path) -> None:
         raise unwritable(target, error) from error
 
 
+def create_local(target: Path, data: bytes) -> bool:
+    """Writes the file, whole and durable, unless there is one; says whether it did. Raises OutputError."""
+    temporary = temporary_path(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(data)
+        sync(temporary)
+        os.link(temporary, target)
+        sync(target.parent)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise unwritable(target, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
 def unwritable(path: Path, error: OSError) -> OutputError:
     """The user's error for a file or folder that can't be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

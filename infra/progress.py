@@ -1,6 +1,5 @@
 """Shows which stage runs, how far it is, at what rate and how long it will take; on a terminal and in a file."""
 
-import json
 import math
 import sys
 import threading
@@ -8,9 +7,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, TextIO
+from io import TextIOBase
+from typing import IO, Any, TextIO
 
-from infra.progress_display import Display, ProgressForm, display_on
+from infra.progress_display import Display, ProgressForm, display_on, plain_lines
 
 RATE_WINDOW_S = 30.0  # long enough to smooth over a shard, short enough to follow a change
 SNAPSHOT_EVERY_S = 1.0
@@ -58,7 +58,8 @@ class Progress:
     """The progress display of one command: one stage after another, each between `begin` and `end`.
 
     On a terminal a live bar; elsewhere a plain line every ten seconds; in the form `json` a JSON object a line,
-    about once a second. `on_snapshot` receives the same facts as often, for whoever watches from outside.
+    about once a second. `journal` gets the plain lines besides. `on_snapshot` receives the same facts once a second,
+    for whoever watches from outside.
     """
 
     def __init__(
@@ -66,10 +67,13 @@ class Progress:
         stream: TextIO | None = None,
         *,
         form: ProgressForm = ProgressForm.AUTO,
+        journal: IO[str] | TextIOBase | None = None,
         on_snapshot: Callable[[StageSnapshot], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._display: Display = display_on(stream or sys.stderr, form)
+        self._displays: list[Display] = [display_on(stream or sys.stderr, form)]
+        if journal is not None:
+            self._displays.append(plain_lines(journal))
         self._on_snapshot = on_snapshot
         self._clock = clock
         self._lock = threading.RLock()  # a stage may be watched from a thread of its own
@@ -79,13 +83,15 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._display.stop()
+        for display in self._displays:
+            display.stop()
 
     def begin(self, stage: str, *, total: int | None, unit: str, done: int = 0) -> None:
         """Starts a stage that has `done` of its `total` units behind it already."""
         with self._lock:
             self._stage = _Stage(stage, unit, total, done, self._clock())
-            self._display.start()
+            for display in self._displays:
+                display.start()
             self._show(force=True)
 
     def update(self, done: int, detail: str = "", *, total: int | None = None) -> None:
@@ -128,12 +134,14 @@ class Progress:
             if self._on_snapshot:
                 self._on_snapshot(snapshot)
             self._stage = None
-            self._display.end(snapshot, summary)
+            for display in self._displays:
+                display.end(snapshot, summary)
 
     def note(self, text: str) -> None:
         """Prints a line that stays, above the bar if there is one."""
         with self._lock:
-            self._display.note(text)
+            for display in self._displays:
+                display.note(text)
 
     def _show(self, *, force: bool) -> None:
         stage, now = self._stage, self._clock()
@@ -142,7 +150,8 @@ class Progress:
         if self._on_snapshot and (force or now - stage.snapshot_at >= SNAPSHOT_EVERY_S):
             stage.snapshot_at = now
             self._on_snapshot(snapshot)
-        self._display.show(snapshot, force=force)
+        for display in self._displays:
+            display.show(snapshot, force=force)
 
 
 class _Stage:
@@ -169,11 +178,6 @@ class _Stage:
         eta = (self.total - self.done) / rate if rate and self.total else None
         elapsed = now - self.started
         return StageSnapshot(self.name, self.unit, self.done, self.total, rate, eta, self.detail, elapsed, self.facts)
-
-
-def snapshot_json(snapshot: StageSnapshot, *, at: float) -> bytes:
-    """The snapshot as JSON with the wall-clock time it was taken, for the run's folder."""
-    return json.dumps({**snapshot.to_json(), "at": at}).encode()
 
 
 def duration(seconds: float) -> str:

@@ -4,7 +4,8 @@ import json
 import time
 from collections.abc import Callable
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from io import TextIOBase
+from typing import IO, TYPE_CHECKING, Any, Protocol, TextIO, cast
 
 from rich.console import Console
 from rich.live import Live
@@ -53,6 +54,12 @@ def display_on(stream: TextIO, form: ProgressForm) -> Display:
         return JsonLines(stream)
     console = Console(file=stream, highlight=False, soft_wrap=True)
     return LiveBar(console) if console.is_terminal else PlainLines(console)
+
+
+def plain_lines(stream: IO[str] | TextIOBase) -> Display:
+    """Lines for a log, whatever the stream is."""
+    file = cast("IO[str]", stream)
+    return PlainLines(Console(file=file, highlight=False, soft_wrap=True, force_terminal=False, width=1000))
 
 
 class JsonLines:

@@ -41,6 +41,16 @@ class S3Objects:
         found = self._head(path)
         return None if found is None else FileEntry(path, int(found["ContentLength"]), str(found["ETag"]))
 
+    def age_s(self, path: str) -> float | None:
+        """Seconds since the object was written, by the storage's own clock (to a second); None when there is none."""
+        from email.utils import parsedate_to_datetime
+
+        found = self._head(path)
+        if found is None:
+            return None
+        now = parsedate_to_datetime(found["ResponseMetadata"]["HTTPHeaders"]["date"])
+        return max(0.0, float((now - found["LastModified"]).total_seconds()))
+
     def open_input(self, path: str) -> BinaryIO:
         """A seekable file over range requests."""
         info = self.info(path)
@@ -68,6 +78,19 @@ class S3Objects:
                 for item in page.get("Contents", []):
                     if not item["Key"].endswith("/"):
                         yield FileEntry(item["Key"].removeprefix(root), int(item["Size"]), str(item["ETag"]))
+
+    def list_folders(self) -> list[str]:
+        """The names directly below the root that have objects below them, sorted."""
+        place = self._key("")
+        root = f"{place['Key'].strip('/')}/" if place["Key"].strip("/") else ""
+        with explained(self.url):
+            pages = (
+                s3_client()
+                .get_paginator("list_objects_v2")
+                .paginate(Bucket=place["Bucket"], Prefix=root, Delimiter="/")
+            )
+            found = [item["Prefix"] for page in pages for item in page.get("CommonPrefixes", [])]
+        return sorted(prefix.removeprefix(root).strip("/") for prefix in found)
 
     def write_bytes(self, path: str, data: bytes) -> str:
         """Writes the whole object; returns its version."""

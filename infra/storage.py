@@ -15,7 +15,7 @@ import pyarrow.fs as pafs
 
 from infra.errors import InputError, OutputError
 from infra.files import FileEntry
-from infra.local_files import TEMPORARY_SUFFIX, LocalWriter
+from infra.local_files import TEMPORARY_SUFFIX, LocalWriter, create_local
 from infra.s3_objects import CHECK_PREFIX, S3Objects
 from infra.settings import absolute_place
 
@@ -121,6 +121,20 @@ class Storage:
             filesystem, root = _filesystem(self.url)
             with filesystem.open_output_stream(_join(root, path)) as stream:
                 stream.write(data)
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Writes the whole file unless there is one; says whether it is now this writer's. Of several, one wins.
+
+        Where conditions are not known (see `infra.conditions`), two that write at the same moment may both win.
+        """
+        if self.s3 is not None:
+            return self.s3.create(path, data)
+        if self.is_local:
+            return create_local(self.local_path(path), data)
+        if self.exists(path):
+            return False
+        self.write_bytes(path, data)
+        return True
 
     def local_writer(self, path: str) -> LocalWriter:
         """A `with` block that gives a temporary path; leaving it without an error puts it at `path`."""

@@ -1,19 +1,26 @@
 """The command line: each command's options and help; the work is done by what it calls."""
 
-import dataclasses
-import json
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from infra.errors import DiptychError
 from orchestrator.cluster_commands import cluster
+from orchestrator.options import (
+    address_option,
+    config_argument,
+    json_option,
+    overrides_argument,
+    print_record,
+    progress_option,
+)
+from orchestrator.run_commands import run_commands
 
 if TYPE_CHECKING:
     from datapipe.survey import Survey
@@ -21,19 +28,6 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 TERMINATED = 128 + signal.SIGTERM
-
-config_argument = click.argument("config", type=click.Path(path_type=Path))
-overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-address_option = click.option("--address", metavar="HOST:PORT", help="A running Ray cluster; default: this machine.")
-progress_option = click.option(
-    "--progress",
-    "progress_form",
-    type=click.Choice(["auto", "json"]),
-    default="auto",
-    show_default=True,
-    help="auto: a bar, or plain lines in a log; json: a JSON object a line on standard error, about once a second.",
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def main() -> NoReturn:
@@ -133,7 +127,7 @@ def train(config: Path, overrides: tuple[str, ...], address: str | None, dry_run
     from orchestrator.dry_run import plan_run
 
     plan = plan_run(load_config(config, overrides))
-    _print(plan.facts(), plan.lines(), as_json)
+    print_record(plan.facts(), plan.lines(), as_json)
 
 
 @cli.command()
@@ -199,24 +193,6 @@ def run(config: Path, overrides: tuple[str, ...], address: str | None, progress_
 
 @cli.command()
 @click.argument("run_folder", metavar="RUN")
-@json_option
-def status(run_folder: str, as_json: bool) -> None:
-    """Which stage a run is in, how far, at what rate, and how long it will take.
-
-    \b
-    Example:
-      diptych status runs/birds
-    """
-    from infra.storage import storage_of
-    from orchestrator.run import read_status
-    from orchestrator.show import status_lines
-
-    found = read_status(storage_of(run_folder))
-    _print(found, status_lines(found), as_json)
-
-
-@cli.command()
-@click.argument("run_folder", metavar="RUN")
 @click.option("--step", type=click.IntRange(min=1), required=True, help="The step, from 1.")
 @click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="How many samples to list.")
 @json_option
@@ -237,7 +213,7 @@ def replay(run_folder: str, step: int, top: int, as_json: bool) -> None:
 
     folder = storage_of(run_folder)
     found = replay_step(read_training(folder), folder, step)
-    _print(found, replay_lines(found, top), as_json)
+    print_record(found, replay_lines(found, top), as_json)
 
 
 @cli.command()
@@ -268,7 +244,7 @@ def inspect(dataset: str, hosts: int, quick: bool, plot: Path | None, as_json: b
 
         write_inspection(summary, survey, plot.absolute())
     lines = summary_lines(summary) + ([] if survey is None else survey_lines(survey))
-    _print(
+    print_record(
         inspection_record(summary, survey), lines + ([] if plot is None else [f"plots     {plot.absolute()}"]), as_json
     )
 
@@ -288,20 +264,21 @@ def verify(place: str, as_json: bool) -> None:
     """
     from datapipe.verify import verify as verify_dataset
     from infra.storage import storage_of
-    from orchestrator.run import RUN_FILE
+    from orchestrator.records import RUN_FILE
     from orchestrator.show import run_verdict_lines, verify_lines
     from orchestrator.verify_run import verify_run
 
     if storage_of(place).exists(RUN_FILE):
         verdict = verify_run(storage_of(place))
-        _print(verdict, run_verdict_lines(verdict), as_json)
+        print_record(verdict, run_verdict_lines(verdict), as_json)
         sys.exit(0 if verdict.is_intact else 1)
     report = verify_dataset(place)
-    _print(report, verify_lines(report), as_json)
+    print_record(report, verify_lines(report), as_json)
     sys.exit(0 if report.is_intact else 1)
 
 
-cli.add_command(cluster)
+for command in (*run_commands, cluster):
+    cli.add_command(command)
 
 
 def _survey(dataset: str, hosts: int) -> "Survey":
@@ -343,13 +320,7 @@ def _show_scores(folder: "Storage", as_json: bool) -> None:
     from training.records import read_evaluation
 
     evaluation = read_evaluation(folder)
-    _print(evaluation, score_lines(evaluation), as_json)
-
-
-def _print(record: Any, lines: list[str], as_json: bool) -> None:
-    """A record (a dataclass, or a dict of JSON values) as ASCII JSON, which can't steer a terminal; or the lines."""
-    value = record if isinstance(record, dict) else dataclasses.asdict(record)
-    click.echo(json.dumps(value, indent=1) if as_json else "\n".join(lines))
+    print_record(evaluation, score_lines(evaluation), as_json)
 
 
 def _print_error(error: DiptychError) -> None:

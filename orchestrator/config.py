@@ -25,7 +25,7 @@ class RunConfig(Settings):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     """The run's name: letters, digits, dot, dash and underscore. Default: the config file's name."""
     storage: Place = "runs"
-    """The folder in which run folders lie."""
+    """The folder in which run folders lie: s3://bucket/runs, or one of a local or mounted file system."""
     build: BuildConfig | None = None
     """URL list → dataset."""
     train: TrainConfig | None = None
@@ -47,20 +47,18 @@ class RunConfig(Settings):
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Reads, overrides, resolves and validates a config. Raises ConfigError that names the key and its line."""
     source = read_yaml(path)
-    apply_overrides(source, list(overrides))
     source.values.setdefault("name", path.stem)
+    return config_of(source, overrides)
+
+
+def config_of(source: YamlSource, overrides: Sequence[str] = ()) -> RunConfig:
+    """Overrides, resolves and validates what was read. Raises ConfigError that names the key and its line."""
+    apply_overrides(source, list(overrides))
     resolve_references(source)
     try:
-        config = RunConfig.model_validate(source.values)
+        return RunConfig.model_validate(source.values)
     except ValidationError as error:
         raise explain(error, source, RunConfig) from error
-    if not storage_of(config.storage).is_local:
-        raise ConfigError(
-            f"storage: got {config.storage!r} ({source.place(('storage',))}).",
-            "This version keeps runs in a folder of a local or mounted file system.",
-            "Give such a folder.",
-        )
-    return config
 
 
 def explain(error: ValidationError, source: YamlSource, model: type[BaseModel]) -> ConfigError:

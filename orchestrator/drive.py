@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -10,15 +11,21 @@ from pathlib import Path
 from infra.cluster import connect
 from infra.errors import DiptychError, InputError
 from infra.lease import hold
+from infra.patience import persist
 from infra.progress import Progress
 from infra.progress_display import ProgressForm
 from infra.storage import Storage, storage_of
 from infra.terminal import quiet
 from orchestrator.config import RunConfig
-from orchestrator.run import OUTCOME_FILE, RunState, check_run, open_run, record_outcome, record_progress
+from orchestrator.driver import Driver, LeaseLost, Watch, watching
+from orchestrator.keeper import LOGS_FOLDER, Keeper, keeping, logs_folder
+from orchestrator.records import begin_drive, end_drive
+from orchestrator.run import check_run, open_run
+from orchestrator.run_state import RunState
 from orchestrator.stages import Stage, check_stages, require_sections, run_stages, write_run_report
 
-DRIVER_LOG = "logs/driver.log"
+DRIVER_LOG = "driver.log"
+ENDING_PATIENCE_S = 120.0  # a run whose driver could not write how it ended shows as lost
 
 
 def drive(
@@ -32,11 +39,11 @@ def drive(
     require_sections(config, stages)
     check_stages(config, stages)
     check_run(config)
-    with driving(config.folder, progress_form) as progress:
-        folder = open_run(config)
-        run_stages(config, folder, stages, progress, address=address)
-        write_run_report(config, folder)
-    return folder
+    with driving(config.folder, ", ".join(stages), progress_form) as driver:
+        open_run(driver, config)
+        run_stages(driver, config, stages, address=address)
+        write_run_report(config, driver)
+    return config.folder
 
 
 def evaluate_checkpoint(config: RunConfig, checkpoint: str, *, address: str | None = None) -> Storage:
@@ -55,31 +62,77 @@ def evaluate_checkpoint(config: RunConfig, checkpoint: str, *, address: str | No
         )
     check_run(config)
     held_out = config.train.held_out_source() if config.train else None
-    with driving(config.folder) as progress, connect(config.folder.local_path("logs"), address=address):
-        target = open_run(config).at(f"evaluation-{Path(source.url).name}")
-        evaluate(config.evaluate, source, held_out, progress, target)
+    with (
+        driving(config.folder, f"evaluate {Path(source.url).name}") as driver,
+        connect(driver.logs, address=address),
+    ):
+        open_run(driver, config)
+        target = driver.folder.at(f"evaluation-{Path(source.url).name}")
+        evaluate(config.evaluate, source, held_out, driver.progress, target)
     return target
 
 
 @contextlib.contextmanager
-def driving(folder: Storage, progress_form: ProgressForm = ProgressForm.AUTO) -> Iterator[Progress]:
+def driving(folder: Storage, command: str, progress_form: ProgressForm = ProgressForm.AUTO) -> Iterator[Driver]:
     """The block's process is the folder's driver. How it ends is recorded; an error gets the logs' place."""
-    log = folder.local_path(DRIVER_LOG)
     with (
-        hold(folder, partial(print, file=sys.stderr, flush=True)),
-        quiet(log) as terminal,
-        Progress(terminal.err, form=progress_form, on_snapshot=partial(record_progress, folder)) as progress,
+        hold(folder, partial(print, file=sys.stderr, flush=True)) as lease,
+        logs_folder(folder) as logs,
+        quiet(logs / DRIVER_LOG) as terminal,
     ):
-        folder.delete(OUTCOME_FILE)
-        try:
-            yield progress
-        except (KeyboardInterrupt, SystemExit):
-            record_outcome(folder, RunState.STOPPED, "stopped by the user")
-            raise
-        except BaseException as error:
-            record_outcome(folder, RunState.FAILED, str(error))
-            traceback.print_exc(file=sys.stderr)
-            if getattr(error, "exit_code", 1) != 2 or not isinstance(error, DiptychError):
-                error.add_note(f"Logs: {log.parent}")
-            raise
-        record_outcome(folder, RunState.DONE, "all stages are done")
+        drive = begin_drive(folder, command)
+        with (
+            keeping(folder, drive, logs) as keeper,
+            Progress(terminal.err, form=progress_form, journal=keeper.lines, on_snapshot=keeper.take) as progress,
+        ):
+            driver = Driver(folder, drive, lease, progress, logs)
+            driver.tell("began to drive", command)
+            with _ending(driver, keeper), watching(folder, drive, lease) as watch, _reasons(driver, watch):
+                yield driver
+
+
+@contextlib.contextmanager
+def _reasons(driver: Driver, watch: Watch) -> Iterator[None]:
+    """Gives an interruption its reason, which the watching thread knows."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as error:
+        if watch.is_lease_lost:
+            driver.require_lease()
+        if watch.stop is not None:
+            error.add_note(f"{watch.stop.who} asked it to stop")
+        raise
+
+
+@contextlib.contextmanager
+def _ending(driver: Driver, keeper: Keeper) -> Iterator[None]:
+    """Records how the block ends."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as error:
+        notes = getattr(error, "__notes__", [])
+        _record_ending(driver, keeper, RunState.STOPPED, notes[0] if notes else "stopped by the user")
+        raise
+    except LeaseLost:
+        traceback.print_exc(file=sys.stderr)
+        raise  # what it wrote might be taken for the word of the one who drives now
+    except BaseException as error:
+        traceback.print_exc(file=sys.stderr)
+        _record_ending(driver, keeper, RunState.FAILED, str(error))
+        if getattr(error, "exit_code", 1) != 2 or not isinstance(error, DiptychError):
+            error.add_note(f"Logs: {driver.folder.at(LOGS_FOLDER).url}")
+        raise
+    _record_ending(driver, keeper, RunState.DONE, f"{driver.drive.command}: all of it is done")
+
+
+def _record_ending(driver: Driver, keeper: Keeper, state: RunState, reason: str) -> None:
+    for line in f"{state}: {reason}".splitlines():
+        keeper.lines.write(f"{line}\n")
+    # The last lines first: who follows them ends at the ending.
+    keeper.finish()
+    with contextlib.suppress(DiptychError, OSError):
+        persist(
+            lambda: driver.lease.is_held and end_drive(driver.folder, driver.drive, state, reason),
+            until=time.monotonic() + ENDING_PATIENCE_S,
+        )
+    driver.tell(state, reason)

@@ -1,27 +1,24 @@
-"""A run's folder: what is kept in it, and the state that is read back from it."""
+"""A run's folder: who it is, its config, and what each of its stages left."""
 
 import json
 import platform
 import time
-from dataclasses import asdict, dataclass
-from enum import StrEnum
 from importlib.metadata import version
 from typing import Any
 
 import yaml
 
-from infra.errors import ConfigError
-from infra.lease import holder_of
-from infra.progress import StageSnapshot, snapshot_json
+from infra.conditions import require_conditions
+from infra.errors import ConfigError, OutputError
 from infra.storage import Storage
-from orchestrator.config import RunConfig, load_config
+from orchestrator.config import RunConfig, config_of
+from orchestrator.driver import Driver
+from orchestrator.records import RUN_FILE, encode
+from orchestrator.yaml_source import parse_yaml
 from training.checkpoint import CHECKPOINTS_FOLDER
 from training.config import TrainConfig
 
-RUN_FILE = "run.json"
 CONFIG_FILE = "run.yaml"
-PROGRESS_FILE = "progress.json"
-OUTCOME_FILE = "outcome.json"
 REPORT_FILE = "report.html"
 EVALUATION_FOLDER = "evaluation"
 VERSIONED_PACKAGES = (
@@ -69,105 +66,61 @@ FREE_TRAIN_KEYS = frozenset(
 )
 
 
-class RunState(StrEnum):
-    """Where a run stands."""
-
-    NEW = "new"
-    RUNNING = "running"
-    STOPPED = "stopped"
-    FAILED = "failed"
-    DONE = "done"
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How the last driver of a run ended: its state, the reason in words, and when (Unix seconds)."""
-
-    state: RunState
-    reason: str
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class RunStatus:
-    """What `diptych status` tells: all of it read from the run's folder."""
-
-    name: str
-    folder: str
-    state: RunState
-    reason: str
-    stages_done: tuple[str, ...]
-    progress: StageSnapshot | None
-    progress_at: float | None
-    step: int | None
-    loss: float | None
-    checkpoint: str | None
-
-
 def check_run(config: RunConfig) -> None:
     """Raises OutputError when the run's folder can't be written, ConfigError when another training has begun in it."""
-    config.folder.require_writable()
+    require_own_place(config.folder)
     _refuse_other_training(config, config.folder)
 
 
-def open_run(config: RunConfig) -> Storage:
-    """The run's folder with the resolved config in it; only its driver may call this. Raises as `check_run` does."""
+def require_own_place(folder: Storage) -> None:
+    """Raises OutputError unless the folder can be written, and keeps two drivers apart."""
+    if folder.s3 is not None:
+        require_conditions(folder.url)
+    elif folder.is_local:
+        folder.require_writable()
+    else:
+        raise OutputError(
+            f"storage: {folder.url} has no conditional writes here, so that two drivers could not be kept apart.",
+            "Runs lie on S3 or a store that speaks its protocol, or in a folder of a local or mounted file system.",
+            "Choose one of those.",
+        )
+
+
+def open_run(driver: Driver, config: RunConfig) -> None:
+    """Writes the resolved config into the run's folder, and at the first time who the run is. Raises as `check_run`."""
     check_run(config)
-    folder = config.folder
-    folder.write_bytes(CONFIG_FILE, config.to_yaml())
-    if not folder.exists(RUN_FILE):
-        folder.write_bytes(RUN_FILE, _json(_identity(config)))
-    return folder
+    create_run(config)
+    driver.require_lease()
+    driver.folder.write_bytes(CONFIG_FILE, config.to_yaml())
 
 
-def record_progress(folder: Storage, snapshot: StageSnapshot) -> None:
-    """Keeps the progress for those who watch from outside."""
-    folder.write_bytes(PROGRESS_FILE, snapshot_json(snapshot, at=time.time()))
+def create_run(config: RunConfig) -> bool:
+    """Writes who the run is, unless it is there; says whether this was the first."""
+    return config.folder.create(RUN_FILE, encode(_identity(config)))
 
 
-def record_outcome(folder: Storage, state: RunState, reason: str) -> None:
-    """Keeps how this driver ended."""
-    folder.write_bytes(OUTCOME_FILE, _json(asdict(Outcome(state, reason, time.time()))))
-
-
-def read_status(folder: Storage) -> RunStatus:
-    """The state of the run in `folder`, derived from what lies there. Raises ConfigError when there is none."""
-    from training.checkpoint import newest_checkpoint
-    from training.records import read_metrics
-
-    if not folder.exists(RUN_FILE):
+def read_identity(folder: Storage) -> dict[str, Any]:
+    """Who the run is. Raises ConfigError when the folder holds none."""
+    try:
+        identity: dict[str, Any] = json.loads(folder.read_bytes(RUN_FILE))
+    except FileNotFoundError as error:
         raise ConfigError(
             f"{folder.url} holds no run ({RUN_FILE} is missing).",
             "A run's folder is STORAGE/NAME of its config.",
             "Give that folder.",
-        )
-    state, reason = _state(folder)
-    snapshot, at = _read_progress(folder)
-    metrics = read_metrics(folder)
-    checkpoint = newest_checkpoint(folder)
-    return RunStatus(
-        name=json.loads(folder.read_bytes(RUN_FILE))["name"],
-        folder=folder.url,
-        state=state,
-        reason=reason,
-        stages_done=stages_done(folder),
-        progress=snapshot if state is RunState.RUNNING else None,
-        progress_at=at if state is RunState.RUNNING else None,
-        step=metrics[-1].step if metrics else None,
-        loss=metrics[-1].loss if metrics else None,
-        checkpoint=checkpoint,
-    )
+        ) from error
+    return identity
 
 
-def mark_stage_done(folder: Storage, stage: str, facts: dict[str, Any]) -> None:
-    """Notes in the folder that a stage ended with its result; `facts` say what it was made from."""
-    folder.write_bytes(f"stages/{stage}.json", _json(facts))
+def mark_stage_done(driver: Driver, stage: str, facts: dict[str, Any]) -> None:
+    """Notes in the folder that a stage ended with its result; `facts` say what it was made from. Raises LeaseLost."""
+    driver.commit(f"stages/{stage}.json", {"made_from": facts, "at": time.time()})
 
 
 def stage_facts(folder: Storage, stage: str) -> dict[str, Any] | None:
     """What `mark_stage_done` noted, or None."""
     path = f"stages/{stage}.json"
-    facts: dict[str, Any] | None = json.loads(folder.read_bytes(path)) if folder.exists(path) else None
+    facts: dict[str, Any] | None = json.loads(folder.read_bytes(path))["made_from"] if folder.exists(path) else None
     return facts
 
 
@@ -186,10 +139,23 @@ def _identity(config: RunConfig) -> dict[str, Any]:
     }
 
 
+def read_config(folder: Storage) -> RunConfig:
+    """The run's config as it was last started. Raises ConfigError when there is none."""
+    try:
+        text = folder.read_bytes(CONFIG_FILE).decode()
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{folder.url} holds no run ({CONFIG_FILE} is missing).",
+            "A run's folder has one once the run was started.",
+            "Give a run's folder, for example runs/birds.",
+        ) from error
+    return config_of(parse_yaml(text, f"{folder.url}/{CONFIG_FILE}"))
+
+
 def read_training(folder: Storage) -> TrainConfig:
     """The training of the run in `folder`, as it was last started. Raises ConfigError when there is none."""
     if folder.exists(CONFIG_FILE):
-        config = load_config(folder.local_path(CONFIG_FILE))
+        config = read_config(folder)
         if config.train is not None:
             return config.train
     raise ConfigError(
@@ -220,27 +186,3 @@ def _refuse_other_training(config: RunConfig, folder: Storage) -> None:
 
 def _result_keys(train: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in train.items() if key not in FREE_TRAIN_KEYS}
-
-
-def _state(folder: Storage) -> tuple[RunState, str]:
-    holder = holder_of(folder)
-    if holder is not None:
-        return RunState.RUNNING, f"driven by process {holder.pid} on {holder.host}"
-    if folder.exists(OUTCOME_FILE):
-        raw = json.loads(folder.read_bytes(OUTCOME_FILE))
-        return RunState(raw["state"]), raw["reason"]
-    if folder.exists(PROGRESS_FILE):
-        return RunState.STOPPED, "its driver was killed; run the same command again and it goes on"
-    return RunState.NEW, "not started yet"
-
-
-def _read_progress(folder: Storage) -> tuple[StageSnapshot | None, float | None]:
-    if not folder.exists(PROGRESS_FILE):
-        return None, None
-    raw = json.loads(folder.read_bytes(PROGRESS_FILE))
-    at = raw.pop("at")
-    return StageSnapshot(**raw), at
-
-
-def _json(value: dict[str, Any]) -> bytes:
-    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()

@@ -1,23 +1,25 @@
 """Records as the plain lines that a command prints."""
 
+import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from infra.progress import duration
 from infra.terminal import printable
-from orchestrator.run import RunState, RunStatus
+from orchestrator.status import RunStatus, StageState, StageStatus
 from training.records import Evaluation
 
 if TYPE_CHECKING:
     from datapipe.inspect import DatasetSummary
     from datapipe.survey import Survey
     from datapipe.verify import VerifyReport
+    from orchestrator.status import RunLine
     from orchestrator.verify_run import RunVerdict
     from training.replay import Replay
 
 MAX_REASONS = 40  # ours are fewer; img2dataset's are free text
 HOST_WIDTH = 40
 CAPTION_WIDTH = 60
+MAX_RESTARTS = 10
 
 
 def score_lines(evaluation: Evaluation) -> list[str]:
@@ -31,17 +33,48 @@ def score_lines(evaluation: Evaluation) -> list[str]:
 
 
 def status_lines(status: RunStatus) -> list[str]:
-    """The run's state, then what is known of its stage, training and checkpoint."""
-    lines = [f"{status.name}  {status.state}  ({status.reason})", f"folder      {status.folder}"]
-    lines.append(f"done        {', '.join(status.stages_done) or 'no stage yet'}")
-    if status.state is RunState.RUNNING and status.progress is not None:
-        lines.append(f"now         {status.progress.line()}")
-        lines.append(f"since       {duration(status.progress.elapsed_s)}")
+    """The run's state, a table of its stages, then restarts with their causes, training and checkpoint."""
+    lines = [printable(f"{status.name}  {status.state}  ({status.reason.splitlines()[0]})")]
+    lines += [f"  {printable(line)}" for line in status.reason.splitlines()[1:]]
+    lines.append(f"folder      {status.folder}")
+    lines += [_stage_line(stage) for stage in status.stages]
+    if status.restarts:
+        lines.append(f"restarts    {len(status.restarts):,}")
+        lines += [
+            f"  {_moment(restart.at)}  {printable(restart.cause.splitlines()[0])}"
+            for restart in status.restarts[-MAX_RESTARTS:]
+        ]
     if status.step is not None and status.loss is not None:
         lines.append(f"training    step {status.step:,}, loss {status.loss:.4f}")
     if status.checkpoint is not None:
         lines.append(f"checkpoint  {status.checkpoint}")
     return lines
+
+
+def run_lines(runs: "list[RunLine]") -> list[str]:
+    """One line a run: `birds   running   2026-01-01 12:00:00   build, train   driven by …`."""
+    width = max((len(run.name) for run in runs), default=0)
+    return [
+        f"{run.name:<{width}}  {run.state:<9} {_moment(run.created_at)}  {', '.join(run.stages_done) or '-':<22} "
+        f"{printable(run.reason.splitlines()[0])}"
+        for run in runs
+    ]
+
+
+def _stage_line(stage: StageStatus) -> str:
+    """`train       running     120/480 steps  25%  3.1 steps/s  1 min 56 s left  loss 2.1`."""
+    name = f"{stage.name:<12}{stage.state:<11}"
+    if stage.snapshot is None:
+        return name.rstrip()
+    words = stage.snapshot.line().removeprefix(stage.name).strip()
+    if stage.state is StageState.RUNNING:
+        return f"{name} {printable(words)}"
+    share = words.split("  ")[0]
+    return f"{name} {printable(share)}  in {stage.snapshot.took}"
+
+
+def _moment(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
 
 def replay_lines(replay: "Replay", top: int) -> list[str]:

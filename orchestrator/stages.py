@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from infra.cluster import Cluster, connect
@@ -12,6 +14,7 @@ from infra.errors import ConfigError
 from infra.progress import Progress
 from infra.storage import Storage, storage_of
 from orchestrator.config import RunConfig
+from orchestrator.driver import Driver
 from orchestrator.run import EVALUATION_FOLDER, REPORT_FILE, mark_stage_done, stage_facts
 from training.records import SCORES_FILE
 
@@ -29,9 +32,18 @@ class StageContext:
     """What a stage works with."""
 
     config: RunConfig
-    folder: Storage
-    progress: Progress
+    driver: Driver
     cluster: Cluster
+
+    @property
+    def folder(self) -> Storage:
+        """The run's folder."""
+        return self.driver.folder
+
+    @property
+    def progress(self) -> Progress:
+        """Where the stage shows how far it is."""
+        return self.driver.progress
 
 
 def configured_stages(config: RunConfig) -> tuple[Stage, ...]:
@@ -69,37 +81,35 @@ def check_stages(config: RunConfig, stages: Sequence[Stage]) -> None:
         check_training(config.train, dataset_is_ready=Stage.BUILD not in stages)
 
 
-def run_stages(
-    config: RunConfig,
-    folder: Storage,
-    stages: Sequence[Stage],
-    progress: Progress,
-    *,
-    address: str | None = None,
-) -> None:
+def run_stages(driver: Driver, config: RunConfig, stages: Sequence[Stage], *, address: str | None = None) -> None:
     """Does the stages in order on one Ray cluster, which is started only if something is to do."""
+    folder = driver.folder
     pending = [stage for stage in stages if not _is_done(stage, config, folder)]
     for stage in stages:
         if stage not in pending:
-            progress.note(f"✓ {stage}  already done")
+            driver.progress.note(f"✓ {stage}  already done")
     if pending:
-        with connect(folder.local_path("logs"), address=address) as cluster:
-            context = StageContext(config, folder, progress, cluster)
+        with connect(driver.logs, address=address) as cluster:
+            context = StageContext(config, driver, cluster)
             for stage in pending:
                 # An earlier stage may have left this one's inputs as they were.
                 if not _is_done(stage, config, folder):
+                    driver.require_lease()
+                    driver.tell("began a stage", stage)
                     RUNNERS[stage](context)
-                    mark_stage_done(folder, stage, _inputs(stage, config, folder))
+                    mark_stage_done(driver, stage, _inputs(stage, config, folder))
+                    driver.tell("finished a stage", stage)
 
 
-def write_run_report(
-    config: RunConfig, folder: Storage, *, title: str | None = None, credit: str | None = None
-) -> None:
+def write_run_report(config: RunConfig, driver: Driver, *, title: str | None = None, credit: str | None = None) -> None:
     """Writes the run's `report.html` from what there is by now."""
     from orchestrator.report import write_report
 
-    target = folder.local_path(REPORT_FILE)
-    write_report(_dataset_url(config), folder, target, title or f"diptych · {config.name}", credit)
+    with tempfile.TemporaryDirectory() as scratch:
+        page = Path(scratch, REPORT_FILE)
+        write_report(_dataset_url(config), driver.folder, page, title or f"diptych · {config.name}", credit)
+        driver.require_lease()
+        driver.folder.put_file(page, REPORT_FILE)
 
 
 def _build(context: StageContext) -> None:
@@ -118,12 +128,12 @@ def _train(context: StageContext) -> None:
 
 
 def _evaluate(context: StageContext) -> None:
-    from training.checkpoint import newest_checkpoint
+    from training.checkpoint import newest_whole_checkpoint
     from training.evaluate import evaluate
 
     config = context.config
     assert config.evaluate is not None
-    checkpoint = newest_checkpoint(context.folder)
+    checkpoint = newest_whole_checkpoint(context.folder)
     if checkpoint is None:
         raise ConfigError(
             f"The run {config.name} has no checkpoint to evaluate.",
@@ -171,7 +181,7 @@ def _inputs(stage: Stage, config: RunConfig, folder: Storage) -> dict[str, Any]:
 
 
 def _has_result(stage: Stage, config: RunConfig, folder: Storage) -> bool:
-    from training.checkpoint import newest_checkpoint
+    from training.checkpoint import newest_checkpoint, newest_whole_checkpoint
 
     match stage:
         case Stage.BUILD:
@@ -180,7 +190,9 @@ def _has_result(stage: Stage, config: RunConfig, folder: Storage) -> bool:
             assert config.build is not None
             return is_complete(storage_of(config.build.output))
         case Stage.TRAIN:
-            return newest_checkpoint(folder) is not None
+            # A damaged one is done again from the one before it.
+            newest = newest_checkpoint(folder)
+            return newest is not None and newest == newest_whole_checkpoint(folder)
         case Stage.EVALUATE:
             return folder.at(EVALUATION_FOLDER).exists(SCORES_FILE)
 

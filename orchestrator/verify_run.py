@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from infra.storage import Storage
 from orchestrator.run import read_training
-from training.checkpoint import committed_checkpoints, hash_problem, size_problem
+from training.checkpoint import MARKER_FILE, committed_checkpoints, problem_of
 from training.proof import SampleProof, prove_samples
 
 
@@ -25,7 +25,18 @@ class RunVerdict:
 def verify_run(run: Storage) -> RunVerdict:
     """Checks the run in a folder. Raises ConfigError when it holds no training."""
     config = read_training(run)
-    checkpoints = committed_checkpoints(run)
-    found = ((path, size_problem(run.at(path)) or hash_problem(run.at(path))) for path in checkpoints)
-    problems = tuple(f"{path}: {problem}" for path, problem in found if problem)
-    return RunVerdict(len(checkpoints), problems, prove_samples(config, run))
+    problems, checked = [], 0
+    for path in committed_checkpoints(run):
+        problem = _problem(run.at(path))
+        # One that a training has removed meanwhile was not damaged.
+        if run.at(path).exists(MARKER_FILE):
+            checked += 1
+            problems += [f"{path}: {problem}"] if problem else []
+    return RunVerdict(checked, tuple(problems), prove_samples(config, run))
+
+
+def _problem(checkpoint: Storage) -> str | None:
+    try:
+        return problem_of(checkpoint)
+    except FileNotFoundError as error:
+        return f"{error.filename} is missing"

@@ -40,14 +40,19 @@ def read_yaml(path: Path) -> YamlSource:
             "A config is a YAML file.",
             "Check the path.",
         ) from error
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, origin: str) -> YamlSource:
+    """Reads the text of a file at `origin`. Raises ConfigError when it is not YAML, or gives a key twice."""
     loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()
-        source = YamlSource({}, str(path))
+        source = YamlSource({}, origin)
         values = _plain(loader, node, (), source) if node is not None else {}
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        where = f"{path}, line {mark.line + 1}" if mark else str(path)
+        where = f"{origin}, line {mark.line + 1}" if mark else origin
         raise ConfigError(
             f"{where}: {error.problem or error.context}.", "A config is a YAML file.", "Correct that line."
         ) from error
@@ -55,7 +60,7 @@ def read_yaml(path: Path) -> YamlSource:
         loader.dispose()
     if not isinstance(values, dict):
         raise ConfigError(
-            f"{path} holds a {type(values).__name__}.",
+            f"{origin} holds a {type(values).__name__}.",
             "A config is a mapping with the keys name, storage, build, train, evaluate.",
             "See the README for a ten-line example.",
         )

@@ -32,18 +32,28 @@ def picture(color: str, shape: str, rng: np.random.Generator) -> bytes:
     return stream.getvalue()
 
 
-def make_dataset(folder: Path, *, shards: int = 3, rows: int = 64, broken: frozenset[int] = frozenset()) -> str:
+def make_dataset(
+    folder: Path,
+    *,
+    shards: int = 3,
+    rows: int | list[int] = 64,
+    broken: frozenset[int] = frozenset(),
+    output_format: str = "webdataset",
+) -> str:
     """A dataset of coloured shapes; every tenth row failed, the rows in `broken` hold bytes that are no picture.
 
-    Extra column: `color`. Returns the dataset's URL.
+    rows: of each shard, or of one after the other. Extra column: `color`. Returns the dataset's URL.
     """
-    config = BuildConfig(input="unused.parquet", output=str(folder), number_sample_per_shard=rows)
+    counts = [rows] * shards if isinstance(rows, int) else rows
+    config = BuildConfig(
+        input="unused.parquet", output=str(folder), number_sample_per_shard=max(counts), output_format=output_format
+    )
     output = storage_of(folder)
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     stats = []
-    for shard in range(shards):
-        numbers = range(shard * rows, (shard + 1) * rows)
+    for shard in range(len(counts)):
+        numbers = range(sum(counts[:shard]), sum(counts[: shard + 1]))
         kinds = [(list(COLORS)[n % 4], SHAPES[n // 4 % 4]) for n in numbers]
         table = pa.table(
             {
@@ -56,7 +66,7 @@ def make_dataset(folder: Path, *, shards: int = 3, rows: int = 64, broken: froze
             for row, (number, kind) in enumerate(zip(numbers, kinds, strict=True)):
                 writer.add(row, *_outcome(number, kind, broken, rng))
             stats.append(writer.commit())
-    manifest = build_manifest(stats, {"output_format": "webdataset", "encode_format": "jpg"})
+    manifest = build_manifest(stats, {"output_format": output_format, "encode_format": "jpg"})
     output.write_bytes(MANIFEST_FILE, manifest.to_json())
     return output.url
 

@@ -1,7 +1,9 @@
 """Where the ranks of a running training tell the driver how they stand, and the driver tells them to stop."""
 
+import os
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +12,9 @@ from infra.terminal import printable
 
 BEAT_EVERY_S = 0.5
 SILENT_AFTER_S = 5.0
+TELL_TIMEOUT_S = 10.0
+DATA_PHASE = "waiting for data"  # in which a rank waits for no other one
+HUNG = 75  # the exit code of a worker that ends itself: a failure that may pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,7 @@ class _Heard:
 class Board:
     """The board itself; lives in an actor of Ray."""
 
+    clock: Callable[[], float] = time.monotonic
     heard: dict[int, _Heard] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -59,7 +65,7 @@ class Board:
             self.silent = self._silent_now()
             self.attempt, self.heard = beat.attempt, {}
         if beat.attempt == self.attempt:
-            self.heard[beat.rank] = _Heard(beat, time.monotonic())
+            self.heard[beat.rank] = _Heard(beat, self.clock())
         self.lines += beat.lines
         self.notes += beat.notes
         return self.must_stop
@@ -96,13 +102,15 @@ class Board:
 class Heartbeat:
     """A rank's side: tells the board how it stands, in a thread of its own. Without a board nothing is told.
 
-    A process that is stopped or dead falls silent; one whose training hangs goes on telling in which phase it is.
+    A process that is stopped or dead falls silent; one whose training hangs goes on telling in which phase it is. In a
+    phase in which it waits for no other rank it is ended after `hang_timeout_s`, for the group to be started again.
     """
 
-    def __init__(self, board: Any | None, attempt: int, rank: int) -> None:
+    def __init__(self, board: Any | None, attempt: int, rank: int, hang_timeout_s: float) -> None:
         self._board = board
         self._place = (attempt, rank)
-        self._step, self._phase = 0, "starting"
+        self._hang_timeout_s = hang_timeout_s
+        self._step, self._phase, self._since = 0, "starting", time.monotonic()
         self._lines: list[str] = []
         self._notes: list[str] = []
         self._lock = threading.Lock()
@@ -111,19 +119,17 @@ class Heartbeat:
         self.must_stop = False
 
     def __enter__(self) -> "Heartbeat":
-        if self._board is not None:
-            self._thread.start()
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        if self._board is not None:
-            self._thread.join()
-            self._tell()
+        self._thread.join(2 * TELL_TIMEOUT_S)
+        self._tell()
 
     def at(self, step: int, phase: str) -> None:
         """Where the training is now."""
-        self._step, self._phase = step, phase
+        self._step, self._phase, self._since = step, phase, time.monotonic()
 
     def line(self, line: str) -> None:
         """A line of the metrics, for the driver to show."""
@@ -138,6 +144,11 @@ class Heartbeat:
     def _run(self) -> None:
         while not self._over.wait(BEAT_EVERY_S):
             self._tell()
+            silent_s = time.monotonic() - self._since
+            if self._phase == DATA_PHASE and silent_s > self._hang_timeout_s:
+                self.note(f"rank {self._place[1]} hung for {silent_s:.0f} s in step {self._step:,} ({self._phase})")
+                self._tell()
+                os._exit(HUNG)
 
     def _tell(self) -> None:
         import ray
@@ -148,9 +159,11 @@ class Heartbeat:
             beat = Beat(*self._place, self._step, self._phase, tuple(self._lines), tuple(self._notes))
             self._lines, self._notes = [], []
         try:
-            self.must_stop = bool(ray.get(self._board.tell.remote(beat)))
+            self.must_stop = bool(ray.get(self._board.tell.remote(beat), timeout=TELL_TIMEOUT_S))
         except ray.exceptions.RayError:
-            return  # the display is not worth a training
+            # The display is not worth a training; the board may hear it next time.
+            with self._lock:
+                self._lines, self._notes = [*beat.lines, *self._lines], [*beat.notes, *self._notes]
 
 
 def start_board() -> Any:

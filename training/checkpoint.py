@@ -79,6 +79,16 @@ def newest_checkpoint(run: Storage) -> str | None:
     return next((path for path in reversed(committed_checkpoints(run)) if size_problem(run.at(path)) is None), None)
 
 
+def newest_whole_checkpoint(run: Storage) -> str | None:
+    """The newest committed checkpoint whose every byte is right, which takes reading it; or None."""
+    return next((path for path in reversed(committed_checkpoints(run)) if problem_of(run.at(path)) is None), None)
+
+
+def set_aside(run: Storage, path: str) -> None:
+    """Makes a damaged checkpoint none: without its marker it is not counted, and swept at the next start."""
+    run.at(path).delete(MARKER_FILE)
+
+
 def write_marker(checkpoint: Storage, state: CheckpointState, files: dict[str, FileFacts]) -> None:
     """Commits the checkpoint of these files."""
     marker = {"state": asdict(state), "files": {name: asdict(facts) for name, facts in sorted(files.items())}}
@@ -102,6 +112,22 @@ def read_state(checkpoint: Storage) -> CheckpointState:
         )
     state = json.loads(checkpoint.read_bytes(MARKER_FILE))["state"]
     return CheckpointState(**{**state, "losses": tuple(state["losses"])})
+
+
+def problem_of(checkpoint: Storage) -> str | None:
+    """Why the checkpoint is not as it was written, by sizes and SHA-256 of all its files; None when it is."""
+    return size_problem(checkpoint) or hash_problem(checkpoint)
+
+
+def require_whole(checkpoint: Storage) -> None:
+    """Raises CorruptData when a byte of the checkpoint is not as it was written."""
+    problem = problem_of(checkpoint)
+    if problem:
+        raise CorruptData(
+            f"{checkpoint.url} is damaged: {problem}.",
+            "A checkpoint is taken only when each of its files has the SHA-256 that its marker vouches for.",
+            "Name another one of the run's checkpoints.",
+        )
 
 
 def size_problem(checkpoint: Storage) -> str | None:

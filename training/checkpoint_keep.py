@@ -8,7 +8,6 @@ from training.checkpoint import (
     MARKER_FILE,
     RECEIPTS_FOLDER,
     committed_checkpoints,
-    newest_checkpoint,
     read_files,
     step_of,
 )
@@ -22,13 +21,14 @@ class KeepRule:
     every: int | None = None
 
 
-def prune_checkpoints(run: Storage, rule: KeepRule, best: str | None = None) -> None:
-    """Removes the checkpoints that the rule does not keep, but never the best, and never the newest whole one.
+def prune_checkpoints(run: Storage, rule: KeepRule, just_written: str, best: str | None = None) -> None:
+    """Removes the checkpoints that the rule does not keep, but never the best, and never the one just written.
 
-    The marker goes first, so none is left half.
+    Those of later steps do not count: they are left from before a resume. The marker goes first, so none is left half.
     """
     committed = committed_checkpoints(run)
-    kept = {*committed[-rule.newest :], best, newest_checkpoint(run)}
+    until_now = [path for path in committed if step_of(path) <= step_of(just_written)]
+    kept = {*until_now[-rule.newest :], best, just_written}
     for path in committed:
         if path in kept or (rule.every and step_of(path) % rule.every == 0):
             continue

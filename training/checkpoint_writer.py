@@ -31,7 +31,8 @@ class CheckpointWriter:
     """One rank's writer. One checkpoint at a time: ask `is_busy` before the next `begin`.
 
     A checkpoint that can't be written within the patience is given up, and `say` is told; the training goes on, and the
-    one before it stays the newest. before_commit: called by rank 0 before each marker.
+    one before it stays the newest. before_commit, after_commit: called by rank 0 before each marker, and after it with
+    the step. is_superseded: whether a later start of the workers has begun, after which nothing may be committed.
     """
 
     def __init__(
@@ -42,12 +43,16 @@ class CheckpointWriter:
         *,
         say: Callable[[str], None],
         before_commit: Callable[[], None] = lambda: None,
+        after_commit: Callable[[int], None] = lambda _step: None,
+        is_superseded: Callable[[], bool] = lambda: False,
     ) -> None:
         self._run = run
         self._name = name
         self._settings = settings
         self._say = say
         self._before_commit = before_commit
+        self._after_commit = after_commit
+        self._is_superseded = is_superseded
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
 
@@ -115,10 +120,13 @@ class CheckpointWriter:
                 time.sleep(LOOK_EVERY_S)
         whole = files
         persist(self._before_commit, until=until, on_trouble=on_trouble)
+        if persist(self._is_superseded, until=until, on_trouble=on_trouble):
+            raise StageFailed("the workers have been started again since", "", "")
         persist(lambda: write_marker(checkpoint, state, whole), until=until, on_trouble=on_trouble)
         # It is committed: what is in the way now costs storage, not the checkpoint.
         try:
             sweep_checkpoint(checkpoint)
-            prune_checkpoints(self._run, self._settings.keep, best_checkpoint(self._run))
+            self._after_commit(state.step)
+            prune_checkpoints(self._run, self._settings.keep, checkpoint_path(state.step), best_checkpoint(self._run))
         except (DiptychError, OSError) as error:
             self._say(f"old checkpoints could not be removed: {error}")

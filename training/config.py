@@ -296,8 +296,8 @@ class TrainConfig(Settings):
     """Steps between validations, of what `validation` names; null: none."""
     validation: EvaluateConfig | None = None
     """What is scored during the training; null: retrieval on the samples that held_out keeps."""
-    best_score: str = "text_to_image_recall@1"
-    """The score of the validation by which the best checkpoint is kept."""
+    best_score: str | None = None
+    """The score of the validation by which the best checkpoint is kept; null: the first, text_to_image_recall@1."""
     trackers: list[Tracker] = []
     """tensorboard, wandb, mlflow: where metrics go besides metrics.jsonl."""
     profile_steps: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None

@@ -29,12 +29,13 @@ USERS_CHOICE = ("reduce_bucket_size", "steps_per_print")  # diptych's are only b
 
 def settled_settings(config: TrainConfig) -> dict[str, Any]:
     """What the config says about DeepSpeed; a user's own settings may not contradict it."""
-    zero: dict[str, Any] = {"stage": config.zero_stage}
+    zero: dict[str, Any] = {"stage": config.zero_stage, "compute_grad_norm": True}
     if config.optimizer_offload:
         zero["offload_optimizer"] = {"device": "cpu"}
     return {
         "zero_optimization": zero,
-        "bf16": {"enabled": config.precision is Precision.BF16 and config.zero_stage > 0},
+        # Bad gradients are found by it, which is the default.
+        "bf16": {"enabled": config.precision is Precision.BF16 and config.zero_stage > 0, "check_grad_overflow": True},
         "gradient_clipping": config.grad_clip_norm or 0.0,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,

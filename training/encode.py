@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from infra.storage import Storage
-from training.checkpoint import TensorKind, load_tensors, read_state
+from training.checkpoint import TensorKind, load_tensors, read_state, require_whole
 from training.config import LossName
 from training.loader import evaluation_pictures, normalize
 from training.model import Tokenizer, create_model, model_traits
@@ -34,6 +34,7 @@ class Encoder:
     """
 
     def __init__(self, checkpoint: Storage, *, use_gpu: bool, batch_size: int, use_average: bool) -> None:
+        require_whole(checkpoint)
         self.state = read_state(checkpoint)
         self._device = torch.device("cuda" if use_gpu else "cpu")
         self._batch_size = batch_size

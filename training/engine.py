@@ -101,10 +101,8 @@ class Engine:
         for group in self._deepspeed.optimizer.param_groups:
             group["lr"] = learning_rate * group["lr_scale"]
         plain_norm = self._plain_norm() if is_last else None
-        if plain_norm is not None and not math.isfinite(plain_norm):
-            # At the other stages DeepSpeed leaves the optimizer's step out by itself.
-            for parameter in self.module.parameters():
-                parameter.grad = None
+        if plain_norm is not None:
+            self._clip_plain_gradients(plain_norm)
         self._deepspeed.step()
         if is_last:
             norm = self._deepspeed.get_global_grad_norm() if plain_norm is None else plain_norm
@@ -173,6 +171,17 @@ class Engine:
         gradients = [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients))
 
+    def _clip_plain_gradients(self, norm: float) -> None:
+        """Does at stage 0 what DeepSpeed does at the others: clips, or leaves out a step that is not finite.
+
+        DeepSpeed's own clipping can't do without any gradient.
+        """
+        if not math.isfinite(norm):
+            for parameter in self.module.parameters():
+                parameter.grad = None
+        elif self._clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.module.parameters(), self._clip_norm, torch.tensor(norm))
+
     def _clip_factor(self) -> float:
         norm = self.gradient_norm
         return 1.0 if self._clip_norm is None or norm is None else min(1.0, self._clip_norm / (norm + 1e-6))
@@ -195,4 +204,5 @@ def _deepspeed_config(config: TrainConfig, ranks: int, micro_batches: int, train
         "train_batch_size": ranks * micro_batches,
     }
     ours["zero_optimization"] = {"reduce_bucket_size": reduce_bucket_elements(trained), **ours["zero_optimization"]}
-    return merged(ours, user_settings(config))
+    settings = merged(ours, user_settings(config))
+    return settings if config.zero_stage else settings | {"gradient_clipping": 0.0}

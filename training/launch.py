@@ -17,7 +17,7 @@ from infra.remote_errors import unwrapped
 from infra.repeat import Repeating
 from infra.storage import Storage
 from training.board import start_board
-from training.checkpoint import newest_checkpoint, read_state
+from training.checkpoint import newest_checkpoint, newest_whole_checkpoint, step_of
 from training.config import TrainConfig
 from training.deepspeed_settings import with_settings_inside
 from training.evaluate import parts_to_score, validation_of
@@ -26,8 +26,8 @@ from training.records import PLAN_FILE, read_metrics
 from training.trackers import check_trackers, open_trackers
 from training.watch import TrainingWatch
 
-RAY_TRAIN_FOLDER = "ray"
 WATCH_EVERY_S = 0.5
+BOARD_TIMEOUT_S = 10.0
 STOP_PATIENCE_S = 120.0  # for a checkpoint after SIGTERM
 # A rank that waits for one that is loading is not hung.
 GROUP_TIMEOUT_FACTOR = 4
@@ -95,7 +95,7 @@ def train(config: TrainConfig, run: Storage, progress: Progress, cluster: Cluste
     _, order = select_training(config)
     plan = plan_training(config, order.places, worker_memory(config))
     assert plan.steps is not None
-    done = _steps_done(run)
+    done = _steps_done(run, plan.steps)
     progress.begin("train", total=plan.steps, unit="steps", done=done)
     if done < plan.steps:
         run.write_bytes(PLAN_FILE, json.dumps(plan.facts(), indent=1).encode())
@@ -112,7 +112,7 @@ def train(config: TrainConfig, run: Storage, progress: Progress, cluster: Cluste
             watch.look()
         if watch.failure is not None:
             raise watch.failure
-    result = _result(run)
+    result = _result(run, plan.steps)
     progress.update(result.steps)
     last = "" if result.loss is None else f", loss {result.loss:.4f}"
     progress.end(f"{result.steps:,} steps over {plan.samples:,} samples{last}")
@@ -129,7 +129,7 @@ def _fit(config: TrainConfig, run: Storage, cluster: Cluster, board: Any, *, use
     from training.worker import run_worker, settings_for
 
     cpus = max(1, cluster.cpus // config.max_workers)
-    threads = config.threads_per_worker or cpus
+    threads = config.threads_per_worker or (max(1, cluster.cpus // cluster.gpus) if use_gpu else cpus)
     # Ray Train's controller takes it from the driver's environment.
     os.environ[HEALTH_TIMEOUT_VARIABLE] = str(config.hang_timeout_s)
     settled = settle_pictures(with_settings_inside(config), run)
@@ -149,7 +149,8 @@ def _fit(config: TrainConfig, run: Storage, cluster: Cluster, board: Any, *, use
         run_config=RunConfig(
             # A name of its own for each start: what to resume from is read from our checkpoints alone.
             name=f"start-{time.time_ns()}",
-            storage_path=run.at(RAY_TRAIN_FOLDER).url,
+            # Nothing of ours is in it, so that no storage but the driver's own disk is needed.
+            storage_path=str(cluster.scratch),
             failure_config=FailureConfig(max_failures=config.max_restarts),
             worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
             callbacks=[CatchSigterm(), SaveBeforeResize()],
@@ -159,7 +160,7 @@ def _fit(config: TrainConfig, run: Storage, cluster: Cluster, board: Any, *, use
         _fit_in_a_thread(trainer.fit, lambda: ray.get(board.stop.remote()))
     except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
         raise unwrapped(error) or StageFailed(
-            f"The training stopped: {_last_line(error)}",
+            f"The training stopped: {_last_line(error)}{_silent_ranks(board)}",
             f"It was started again {config.max_restarts} times (train.max_restarts). Its checkpoints are kept.",
             "Read the workers' logs; run the same command again and it goes on.",
         ) from error
@@ -191,7 +192,7 @@ def _fit_in_a_thread(fit: Callable[[], object], stop: Callable[[], object]) -> N
 
 
 def _use_gpu(config: TrainConfig, cluster: Cluster) -> bool:
-    return cluster.gpus >= config.max_workers if config.use_gpu is None else config.use_gpu
+    return cluster.gpus >= config.min_workers if config.use_gpu is None else config.use_gpu
 
 
 def _require_room(config: TrainConfig, cluster: Cluster, use_gpu: bool) -> None:
@@ -205,17 +206,35 @@ def _require_room(config: TrainConfig, cluster: Cluster, use_gpu: bool) -> None:
         )
 
 
-def _steps_done(run: Storage) -> int:
+def _steps_done(run: Storage, steps: int) -> int:
     path = newest_checkpoint(run)
-    return read_state(run.at(path)).step if path else 0
+    if path is not None and step_of(path) >= steps:
+        # Nothing would be started that looks at its bytes.
+        path = newest_whole_checkpoint(run)
+    return step_of(path) if path else 0
 
 
-def _result(run: Storage) -> TrainResult:
+def _result(run: Storage, steps: int) -> TrainResult:
     path = newest_checkpoint(run)
-    if path is None:
-        raise StageFailed("The training ended without a checkpoint.", "", "Read the workers' logs.")
+    done = step_of(path) if path else 0
+    if path is None or done < steps:
+        raise StageFailed(
+            f"The training ended after step {done:,} of {steps:,}, without saying why.",
+            "Its checkpoints are kept.",
+            "Read the workers' logs; run the same command again and it goes on.",
+        )
     metrics = read_metrics(run)
-    return TrainResult(path, read_state(run.at(path)).step, metrics[-1].loss if metrics else None)
+    return TrainResult(path, done, metrics[-1].loss if metrics else None)
+
+
+def _silent_ranks(board: Any) -> str:
+    import ray
+
+    try:
+        words: tuple[str, ...] = ray.get(board.last_words.remote(), timeout=BOARD_TIMEOUT_S)
+    except ray.exceptions.RayError:
+        return ""
+    return f" ({'; '.join(words)})" if words else ""
 
 
 def _last_line(error: Exception) -> str:

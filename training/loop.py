@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
@@ -16,7 +17,8 @@ from infra.errors import StageFailed
 from infra.storage import Storage
 from training.agreement import StepFacts, gather_facts, total_digest
 from training.bad_steps import BadStepJudge, BadStepRule, TrainingStopped
-from training.board import Heartbeat
+from training.best import write_best
+from training.board import DATA_PHASE, Heartbeat
 from training.cadence import Cadence, CadenceClock
 from training.certificate import certify_loss
 from training.checkpoint import CheckpointState
@@ -37,6 +39,7 @@ from training.records import (
     CERTIFICATE_FILE,
     METRICS_FILE,
     REPLACEMENTS_FILE,
+    VALIDATION_FILE,
     StepMetrics,
     metrics_line,
 )
@@ -75,7 +78,7 @@ def train_worker(config: TrainConfig, run: Storage, worker: Worker) -> None:
     samples, order = select_training(config)
     plan = length_of(config, order.places)
     attempt, token = _begin_attempt(run, worker)
-    with Heartbeat(worker.board, attempt, worker.rank) as heartbeat:
+    with Heartbeat(worker.board, attempt, worker.rank, config.hang_timeout_s) as heartbeat:
         state, engine = start_or_resume(config, plan, run, heartbeat.note)
         _certify(config, engine, run, worker)
         first = state.step if state else 0
@@ -86,14 +89,16 @@ def train_worker(config: TrainConfig, run: Storage, worker: Worker) -> None:
 
 
 class _Logs:
-    """Rank 0's metrics and replaced pictures; nothing on other ranks."""
+    """Rank 0's metrics, replaced pictures and validations; nothing on other ranks."""
 
-    def __init__(self, metrics: AppendLog | None, replacements: AppendLog | None) -> None:
-        self.metrics, self.replacements = metrics, replacements
+    def __init__(
+        self, metrics: AppendLog | None, replacements: AppendLog | None, validations: AppendLog | None
+    ) -> None:
+        self.metrics, self.replacements, self.validations = metrics, replacements, validations
 
     def flush(self) -> None:
-        """Makes durable what a checkpoint is going to vouch for."""
-        for log in (self.metrics, self.replacements):
+        """Makes durable what a checkpoint is going to vouch for; replacements first, which the metrics count."""
+        for log in (self.replacements, self.validations, self.metrics):
             if log is not None:
                 log.flush()
 
@@ -123,6 +128,8 @@ class _Training:
             WriterSettings(keep, config.checkpoint_patience_minutes * SECONDS),
             say=heartbeat.note,
             before_commit=self._make_durable,
+            after_commit=self._note_best,
+            is_superseded=lambda: newest_attempt(run) > self._attempt,
         )
         self._traits: ModelTraits = model_traits(config.model, config.mean, config.std)
         self._schedule = Schedule(
@@ -135,7 +142,7 @@ class _Training:
         self._skipped = state.skipped if state else 0
         self._ledger = Ledger()
         self._times: list[RankTimes] | None = None
-        self._validator = Validator(config, run, worker.rank, engine, self._traits, heartbeat.note)
+        self._validator = Validator(config, run, engine, self._traits, logs.validations, heartbeat.note)
         self._must_save = False
 
     def run(self, loader: TrainingLoader, first: int) -> None:
@@ -152,7 +159,7 @@ class _Training:
         with StepProfiler(self._config.profile_steps, self._run, self._worker.rank) as profiler:
             for step in range(first, self._plan.steps):
                 began = time.monotonic()
-                self._heartbeat.at(step + 1, "waiting for data")
+                self._heartbeat.at(step + 1, DATA_PHASE)
                 with self._ledger.time(Activity.WAIT):
                     batch = next(batches)
                 self._heartbeat.at(step + 1, "computing")
@@ -163,7 +170,7 @@ class _Training:
                 self._record(step, done, rate, batch, facts, time.monotonic() - began)
                 if self._finish_step(step + 1, facts):
                     return
-        self._writer.finish()
+        self._finish_writing()
 
     def _step(self, step: int, batch: Batch) -> tuple[StepResult, float]:
         rate = learning_rate(step, self._schedule)
@@ -262,7 +269,7 @@ class _Training:
         elif self._must_save and not any(fact.is_saving for fact in facts):
             self._save(step)
         if must_stop and not is_last:
-            self._writer.finish()
+            self._finish_writing()
             if any(fact.is_preempted for fact in facts):
                 ranks = ", ".join(str(rank) for rank, fact in enumerate(facts) if fact.is_preempted)
                 raise Preempted(f"Rank {ranks} was asked to go; the training was saved after step {step:,}.", "", "")
@@ -277,6 +284,13 @@ class _Training:
         self._heartbeat.at(self._clock.saved, "waiting for the checkpoint before")
         with self._ledger.time(Activity.CHECKPOINT):
             self._writer.wait()
+
+    def _finish_writing(self) -> None:
+        """Waits for the last checkpoint on all ranks: the first that ends may cost the others their process."""
+        self._writer.wait()
+        if self._worker.ranks > 1:
+            dist.barrier()
+        self._writer.finish()
 
     def _save(self, step: int) -> None:
         self._heartbeat.at(step, "taking a checkpoint")
@@ -297,6 +311,12 @@ class _Training:
         self._writer.begin(state, part)
         self._clock.saved_at(step)
         self._must_save = False
+
+    def _note_best(self, step: int) -> None:
+        """Remembers the best validation once its checkpoint is there; runs in the writer's thread."""
+        best = self._validator.best
+        if best is not None and best.step == step:
+            write_best(self._run, best)
 
     def _make_durable(self) -> None:
         """Writes down what a checkpoint that is about to be committed vouches for; runs in the writer's thread."""
@@ -334,7 +354,9 @@ def _begin_attempt(run: Storage, worker: Worker) -> tuple[int, str]:
     """Numbers this start of the worker group, from 1, and gives it a name that no other has; the same on all ranks."""
     shared: list[Any] = [None]
     if worker.rank == 0:
-        attempt = len(run.list_files(ATTEMPTS_FOLDER)) + 1
+        attempt = newest_attempt(run) + 1
+        # Before anything can go wrong: a start that fails or hangs is one too.
+        _record_attempt(run, worker, attempt, None)
         shared = [(attempt, f"{attempt:04d}{token_hex(3)}")]
     if worker.ranks > 1:
         device = torch.device("cuda", torch.cuda.current_device()) if worker.use_gpu else None
@@ -343,8 +365,13 @@ def _begin_attempt(run: Storage, worker: Worker) -> tuple[int, str]:
     return attempt, token
 
 
-def _record_attempt(run: Storage, worker: Worker, attempt: int, first: int) -> None:
-    """Rank 0 writes down when this attempt was and where it began."""
+def newest_attempt(run: Storage) -> int:
+    """The number of the last start of the workers; 0 before the first."""
+    return max((int(Path(entry.path).stem) for entry in run.list_files(ATTEMPTS_FOLDER)), default=0)
+
+
+def _record_attempt(run: Storage, worker: Worker, attempt: int, first: int | None) -> None:
+    """Rank 0 writes down when this attempt was and at which step it began, once that is known."""
     if worker.rank == 0:
         facts = {"attempt": attempt, "started": time.time(), "first_step": first, "workers": worker.ranks}
         run.write_bytes(f"{ATTEMPTS_FOLDER}/{attempt:04d}.json", json.dumps(facts).encode())
@@ -353,7 +380,11 @@ def _record_attempt(run: Storage, worker: Worker, attempt: int, first: int) -> N
 @contextmanager
 def _logs(run: Storage, worker: Worker) -> Iterator[_Logs]:
     if worker.rank != 0:
-        yield _Logs(None, None)
+        yield _Logs(None, None, None)
         return
-    with AppendLog(run, METRICS_FILE) as metrics, AppendLog(run, REPLACEMENTS_FILE) as replacements:
-        yield _Logs(metrics, replacements)
+    with (
+        AppendLog(run, METRICS_FILE) as metrics,
+        AppendLog(run, REPLACEMENTS_FILE) as replacements,
+        AppendLog(run, VALIDATION_FILE) as validations,
+    ):
+        yield _Logs(metrics, replacements, validations)

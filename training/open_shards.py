@@ -7,7 +7,7 @@ from threading import Lock
 from datapipe.dataset import ShardReader
 from training.samples import Samples
 
-OPEN_SHARDS = 128  # two windows of the sample order touch that many blocks
+OPEN_SHARDS = 128  # of each dataset: two windows of the sample order touch that many blocks
 
 
 class OpenShards:
@@ -26,7 +26,7 @@ class OpenShards:
             is_mine = future is None
             if future is None:
                 future = self._readers[key] = Future()
-                if len(self._readers) > OPEN_SHARDS:
+                if len(self._readers) > OPEN_SHARDS * len(self._samples.selections):
                     self._readers.popitem(last=False)
             self._readers.move_to_end(key)
         if is_mine:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from infra.errors import ConfigError
 from infra.storage import Storage
 from training.architectures import uses_quick_gelu
-from training.checkpoint import MARKER_FILE, TensorKind, load_tensors
+from training.checkpoint import MARKER_FILE, TensorKind, load_tensors, require_whole
 from training.config import WEIGHT_FILE_SUFFIXES, PretrainedTowers, TrainConfig
 from training.hugging_face import from_transformers, is_transformers_clip
 from training.model_size import tower_of
@@ -63,6 +63,7 @@ def _read(source: str, name: str) -> State:
 
 def _read_folder(folder: Storage, source: str) -> State:
     if folder.exists(MARKER_FILE):
+        require_whole(folder)
         return load_tensors(folder, TensorKind.PARAMETERS) | load_tensors(folder, TensorKind.BUFFERS)
     file = next((file for file in FOLDER_WEIGHTS if folder.exists(file)), None)
     if file is None:

@@ -96,7 +96,11 @@ class Evaluation:
 
 def read_metrics(run: Storage) -> list[StepMetrics]:
     """The metrics of every step that counts, in order: of a step that was done again, the last doing."""
-    by_step = {metrics.step: metrics for metrics in parse_metrics(read_log(run, METRICS_FILE))}
+    by_step: dict[int, StepMetrics] = {}
+    for metrics in parse_metrics(read_log(run, METRICS_FILE)):
+        # Lines of two machines come in the order of their clocks, which may differ.
+        if metrics.step not in by_step or metrics.attempt >= by_step[metrics.step].attempt:
+            by_step[metrics.step] = metrics
     return [by_step[step] for step in sorted(by_step)]
 
 

@@ -12,7 +12,7 @@ from infra.errors import ConfigError
 from infra.storage import Storage
 from training.agreement import MASK
 from training.augment import STREAMS
-from training.checkpoint import TensorKind, committed_checkpoints, load_tensors, read_state
+from training.checkpoint import TensorKind, committed_checkpoints, load_tensors, problem_of, read_state, step_of
 from training.config import LossName, TrainConfig
 from training.loader import Batch, TrainingLoader, normalize
 from training.mixture import Mixture
@@ -116,8 +116,8 @@ def _require_step(config: TrainConfig, samples: int, step: int) -> None:
 
 def _model_before(config: TrainConfig, run: Storage, step: int) -> tuple[str | None, int, torch.nn.Module]:
     for path in reversed(committed_checkpoints(run)):
-        state = read_state(run.at(path))
-        if state.step < step:
+        if step_of(path) < step and problem_of(run.at(path)) is None:
+            state = read_state(run.at(path))
             model = create_model(config.model, config.loss, config.seed)
             kinds = (TensorKind.PARAMETERS, TensorKind.BUFFERS)
             parameters, buffers = (load_tensors(run.at(path), kind) for kind in kinds)

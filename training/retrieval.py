@@ -14,6 +14,7 @@ from training.selection import Selection, columns_of
 
 EXAMPLES = 12
 SHOWN = 5
+QUERIES_AT_ONCE = 1024
 
 
 def score_retrieval(
@@ -25,20 +26,29 @@ def score_retrieval(
     """
     refs = sample_refs(selection)
     captions = [ref.caption for ref in refs]
-    similarity = encoder.encode_texts(captions) @ encoder.encode_pictures(selection).T  # (texts, pictures)
-    same = same_caption(captions)
+    texts, pictures = encoder.encode_texts(captions), encoder.encode_pictures(selection)
+    ids = caption_ids(captions)
     scores = []
-    for name, matrix in (("text_to_image", similarity), ("image_to_text", similarity.T)):
-        for k in config.k:
-            value = recall_at(matrix, same, k)
+    for name, queries, answers in (("text_to_image", texts, pictures), ("image_to_text", pictures, texts)):
+        recalls = recalls_at(queries, answers, ids, config.k)
+        for k, value in zip(config.k, recalls, strict=True):
             scores.append(Score(f"{name}_recall@{k}", value, chance_at(captions, k), len(refs)))
-    return scores, _examples(similarity, refs)
+    return scores, _examples(texts, pictures, refs)
 
 
-def recall_at(similarity: Tensor, same: Tensor, k: int) -> float:
-    """The share of rows with a true column among their k best. similarity: (N, N); same: (N, N) bool."""
-    best = similarity.topk(min(k, similarity.shape[1]), dim=1).indices
-    return float(same.gather(1, best).any(dim=1).float().mean())
+def recalls_at(queries: Tensor, answers: Tensor, ids: Tensor, ks: Sequence[int]) -> list[float]:
+    """For each k the share of queries with a true answer among their k best, in memory linear in their number.
+
+    queries, answers: (N, D) unit rows; ids: (N,), equal where an answer is true for a query.
+    """
+    most = min(max(ks), len(answers))
+    hits = torch.zeros(len(ks), dtype=torch.int64)
+    for first in range(0, len(queries), QUERIES_AT_ONCE):
+        rows = slice(first, first + QUERIES_AT_ONCE)
+        best = (queries[rows] @ answers.T).topk(most, dim=1).indices
+        is_true = ids[best] == ids[rows, None]  # (queries, most)
+        hits += torch.stack([is_true[:, :k].any(dim=1).sum() for k in ks])
+    return (hits / len(queries)).tolist()
 
 
 def chance_at(captions: Sequence[str], k: int) -> float:
@@ -52,11 +62,10 @@ def chance_at(captions: Sequence[str], k: int) -> float:
     return result / total
 
 
-def same_caption(captions: Sequence[str]) -> Tensor:
-    """(N, N) bool: which samples have one caption."""
+def caption_ids(captions: Sequence[str]) -> Tensor:
+    """(N,) numbers, equal for samples that have one caption."""
     numbers = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
-    ids = torch.tensor([numbers[caption] for caption in captions])
-    return ids[:, None] == ids[None, :]
+    return torch.tensor([numbers[caption] for caption in captions])
 
 
 def sample_refs(selection: Selection) -> list[SampleRef]:
@@ -73,11 +82,11 @@ def _first(captions: Sequence[str | list[str] | None]) -> str:
     return next(text for text in texts if text)
 
 
-def _examples(similarity: Tensor, refs: Sequence[SampleRef]) -> list[RetrievalExample]:
+def _examples(texts: Tensor, pictures: Tensor, refs: Sequence[SampleRef]) -> list[RetrievalExample]:
     chosen = sorted(random.Random(0).sample(range(len(refs)), min(EXAMPLES, len(refs))))
     examples = []
     for query in chosen:
-        values, found = similarity[query].topk(min(SHOWN, len(refs)))
+        values, found = (pictures @ texts[query]).topk(min(SHOWN, len(refs)))
         top = tuple(refs[int(place)] for place in found)
         examples.append(RetrievalExample(refs[query], top, tuple(round(float(value), 4) for value in values)))
     return examples

@@ -62,12 +62,13 @@ class SampleReader:
         broken: list[str] = []
         read_s = decode_s = 0.0
         ahead = None if self._ahead is None else self._ahead.take(number)
-        for step in range(MAX_REPLACEMENTS):
+        for step in range(len(self._samples)):
             began = time.perf_counter()
             found = self._samples.neighbour(number, step) if step else number
             source, reader, index = self._place(found)
             key = str(reader.samples["key"][index].as_py())
-            if key in self._exclude:
+            # A view may have the same sample many times in a row.
+            if key in self._exclude or key in broken:
                 continue
             data = ahead if ahead is not None and not step else reader.image(index)
             read = time.perf_counter()
@@ -77,10 +78,12 @@ class SampleReader:
                 caption = self._caption(source, reader, index, chance)
                 return Sample(picture, caption, found, key, tuple(broken), read_s, decode_s)
             broken.append(key)
+            if len(broken) == MAX_REPLACEMENTS:
+                break
         place = self._samples.selections[source].dataset.storage.url
         raise CorruptData(
-            f"{MAX_REPLACEMENTS} pictures in a row cannot be decoded in {place}, or are excluded.",
-            "Single broken pictures are replaced by their neighbours.",
+            f"{len(broken)} pictures in a row cannot be decoded in {place}, and no other one is left to take.",
+            "Single broken pictures are replaced by their neighbours, as are those of train.exclude.",
             "Look at the dataset with `diptych verify`.",
         )
 

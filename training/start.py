@@ -16,6 +16,7 @@ from training.checkpoint import (
     load_moments,
     load_tensors,
     read_state,
+    set_aside,
     size_problem,
 )
 from training.config import TrainConfig
@@ -66,6 +67,7 @@ def agreed_checkpoint(run: Storage, say: Callable[[str], None]) -> str | None:
         log.warning("%s is passed over: %s", path, problems[0])
         if rank == 0:
             say(f"{path} is passed over: {problems[0]}")
+            set_aside(run, path)
     return None
 
 

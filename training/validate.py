@@ -7,37 +7,38 @@ from dataclasses import asdict
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from infra.append_log import AppendLog
 from infra.errors import ConfigError
 from infra.storage import Storage
-from training.best import Best, read_best, write_best
+from training.best import Best, read_best
 from training.config import TrainConfig
 from training.engine import Engine
 from training.evaluate import parts_to_score, validation_of
 from training.loader import evaluation_pictures, normalize
 from training.model import ModelTraits, Tokenizer
-from training.records import VALIDATION_FILE, Score
+from training.records import Score
 from training.retrieval import score_retrieval
 from training.selection import Selection, select
 from training.zero_shot import score_zero_shot
 
 
 class Validator:
-    """One rank's side; its results are the same on all ranks."""
+    """One rank's side; its results are the same on all ranks. `log` is rank 0's. `best`: the best validation by now."""
 
     def __init__(
         self,
         config: TrainConfig,
         run: Storage,
-        rank: int,
         engine: Engine,
         traits: ModelTraits,
+        log: AppendLog | None,
         say: Callable[[str], None],
     ) -> None:
-        self._config, self._run, self._rank, self._say = config, run, rank, say
-        self._best = read_best(run)
+        self._config, self._log, self._say = config, log, say
+        self.best = read_best(run)
+        self._device = engine.device
         self._encoder: RankEncoder | None = None
         if config.validate_every is not None:
             self._settings, held_out = validation_of(config)
@@ -63,30 +64,29 @@ class Validator:
                 scores += score_retrieval(self._settings.retrieval, selection, self._encoder)[0]
             if self._settings.zero_shot is not None:
                 scores += score_zero_shot(self._settings.zero_shot, self._selections["zero_shot"], self._encoder)
-        value = self._deciding(scores)
+        deciding = self._deciding(scores)
+        value = _of_rank_zero(deciding.value, self._device)
         # A step that is done again after a restart is as good as it was.
-        is_best = self._best is None or value > self._best.value or step == self._best.step
+        is_best = self.best is None or value > self.best.value or step == self.best.step
         if is_best:
-            self._best = Best(step, self._config.best_score, value)
-        if self._rank == 0:
-            self._record(step, scores, is_best)
+            self.best = Best(step, deciding.name, value)
+        if self._log is not None:
+            self._record(self._log, step, scores, is_best)
         return is_best
 
-    def _deciding(self, scores: Sequence[Score]) -> float:
+    def _deciding(self, scores: Sequence[Score]) -> Score:
+        name = self._config.best_score
         for score in scores:
-            if score.name == self._config.best_score:
-                return score.value
+            if name is None or score.name == name:
+                return score
         raise ConfigError(
-            f"train.best_score: got {self._config.best_score!r}.",
+            f"train.best_score: got {name!r}.",
             f"The validation gives {', '.join(score.name for score in scores)}.",
             "Name one of them.",
         )
 
-    def _record(self, step: int, scores: Sequence[Score], is_best: bool) -> None:
-        with AppendLog(self._run, VALIDATION_FILE) as log:
-            log.write(json.dumps({"step": step, "scores": [asdict(score) for score in scores]}))
-        if is_best and self._best is not None:
-            write_best(self._run, self._best)
+    def _record(self, log: AppendLog, step: int, scores: Sequence[Score], is_best: bool) -> None:
+        log.write(json.dumps({"step": step, "scores": [asdict(score) for score in scores]}))
         shown = ", ".join(f"{score.name} {100 * score.value:.1f}%" for score in scores[:4])
         self._say(f"validation at step {step:,}: {shown}{', the best by now' if is_best else ''}")
 
@@ -100,14 +100,18 @@ class RankEncoder:
     def __init__(self, engine: Engine, traits: ModelTraits, batch_size: int) -> None:
         self._engine, self._traits, self._batch_size = engine, traits, batch_size
         self._tokenize = Tokenizer(traits.name)
+        self._in_training: list[nn.Module] = []
         self._rank, self._ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
     def __enter__(self) -> "RankEncoder":
+        # Locked layers with statistics are not in training, and stay so.
+        self._in_training = [module for module in self._engine.module.modules() if module.training]
         self._engine.module.eval()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._engine.module.train()
+        for module in self._in_training:
+            module.training = True
 
     def encode_pictures(self, selection: Selection) -> Tensor:
         """Unit features of the selection's pictures, in its order: (N, D) float32 on the CPU."""
@@ -150,3 +154,12 @@ class RankEncoder:
         gathered = own.new_empty(self._ranks * len(own), own.shape[1])
         dist.all_gather_single(gathered, own.contiguous())
         return gathered
+
+
+def _of_rank_zero(value: float, device: torch.device) -> float:
+    """Rank 0's value: another machine's rounding may put another sample first, and all must decide alike."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return value
+    shared = torch.tensor([value], dtype=torch.float64, device=device)
+    dist.broadcast(shared, 0)
+    return float(shared)

@@ -25,8 +25,7 @@ class View:
         """How often each input row of a shard comes, (rows,)."""
         first, after = np.searchsorted(self.shards, [shard, shard + 1])
         times = np.zeros(rows, dtype=np.int64)
-        inside = self.rows[first:after] < rows
-        np.add.at(times, self.rows[first:after][inside], self.weights[first:after][inside])
+        np.add.at(times, self.rows[first:after], self.weights[first:after])
         return times
 
 
@@ -45,8 +44,17 @@ def read_view(dataset: Dataset, name: str) -> View:
         raise _bad(dataset, path, "it is not there") from error
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise _bad(dataset, path, str(error)) from error
+    _require_rows(dataset, path, shards, rows)
     order = np.argsort(shards, kind="stable")
     return View(shards[order], rows[order], weights[order])
+
+
+def _require_rows(dataset: Dataset, path: str, shards: Integers, rows: Integers) -> None:
+    counts = np.asarray([*dataset.manifest.shard_rows, 0], dtype=np.int64)
+    outside = np.flatnonzero(rows >= counts[np.minimum(shards, len(counts) - 1)])
+    if len(outside):
+        shard, row = int(shards[outside[0]]), int(rows[outside[0]])
+        raise _bad(dataset, path, f"it has shard {shard}, row {row}, which the dataset has not")
 
 
 def _whole(table: pa.Table, column: str) -> Integers:

@@ -1,5 +1,6 @@
 """The driver's view of a running training: reads the board, shows progress, feeds the trackers."""
 
+import contextlib
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from infra.errors import DiptychError
 from infra.progress import Progress
 from infra.storage import Storage
+from infra.terminal import printable
 from training.board import BoardView
 from training.records import CERTIFICATE_FILE, StepMetrics, parse_metrics
 from training.trackers import MetricsTracker
@@ -19,7 +21,7 @@ class TrainingWatch:
     """Shows what has come in since the last look. `failure`: why all ranks stopped, if they did."""
 
     def __init__(self, board: Any, run: Storage, progress: Progress, trackers: Sequence[MetricsTracker]) -> None:
-        self._board, self._run, self._progress, self._trackers = board, run, progress, trackers
+        self._board, self._run, self._progress, self._trackers = board, run, progress, list(trackers)
         self._attempt: int | None = None
         self.failure: DiptychError | None = None
 
@@ -37,10 +39,19 @@ class TrainingWatch:
         for metrics in parse_metrics("".join(f"{line}\n" for line in view.lines).encode()):
             self._show(metrics, view)
 
+    def _log(self, tracker: MetricsTracker, last: StepMetrics) -> None:
+        try:
+            tracker.log(last)
+        except Exception as error:  # noqa: BLE001 - another program's border: its server is not worth a training
+            self._trackers.remove(tracker)
+            why = printable(str(error))
+            self._progress.note(f"train  metrics are no longer sent to {type(tracker).__name__}: {why}")
+
     def _show(self, last: StepMetrics, view: BoardView) -> None:
         if last.attempt != self._attempt:
             if self._attempt is None:
-                self._progress.note(f"train  {json.loads(self._run.read_bytes(CERTIFICATE_FILE))['text']}")
+                with contextlib.suppress(DiptychError, OSError):  # shown for information alone
+                    self._progress.note(f"train  {json.loads(self._run.read_bytes(CERTIFICATE_FILE))['text']}")
             else:
                 why = f": {'; '.join(view.silent)}" if view.silent else ""
                 workers = f"{last.ranks} worker{'s' if last.ranks > 1 else ''}"
@@ -52,8 +63,8 @@ class TrainingWatch:
             self._progress.restart_rate(last.step)
         if last.is_skipped:
             self._progress.note(f"train  step {last.step:,} was skipped: its loss was {last.loss}, or its gradient bad")
-        for tracker in self._trackers:
-            tracker.log(last)
+        for tracker in list(self._trackers):
+            self._log(tracker, last)
         self._progress.set_facts(_facts(last))
         self._progress.update(last.step, _detail(last))
 

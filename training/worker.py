@@ -67,7 +67,7 @@ def prepare_process(config: TrainConfig, settings: WorkerSettings, local_rank: i
 def cores_of(local_rank: int, local_ranks: int, cores: list[int]) -> list[int]:
     """The cores of one worker of a machine: an even share of those that there are, at least one."""
     first, after = local_rank * len(cores) // local_ranks, (local_rank + 1) * len(cores) // local_ranks
-    return cores[first:after] or [cores[local_rank % len(cores)]]
+    return cores[first:after] or [cores[first]]
 
 
 def seed_process(seed: int) -> None:

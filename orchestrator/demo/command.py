@@ -103,17 +103,18 @@ def run_demo(workdir: Path, *, short: bool = False) -> Storage:
     root.require_writable()
     port_file = root.local_path(PORT_FILE)
     require_port(port_file)
-    with driving(root.at(RUN_NAME)) as progress:
-        pictures = _render(root, size, progress)
+    folder = root.at(RUN_NAME)
+    with driving(folder, "demo") as driver:
+        pictures = _render(root, size, driver.progress)
         with DemoWeb(pictures.folder, port_file=port_file) as web:
             write_url_list(root.local_path("urls.parquet"), pictures, web.base_url, SEED)
             config = _write_config(root, size)
             check_stages(config, [Stage.BUILD])
-            folder = open_run(config)
+            open_run(driver, config)
             # Only the build asks the web; what comes after it finds the dataset.
-            run_stages(config, folder, [Stage.BUILD], progress)
-        run_stages(config, folder, configured_stages(config)[1:], progress)
-        write_run_report(config, folder, title="diptych demo", credit=CREDIT)
+            run_stages(driver, config, [Stage.BUILD])
+        run_stages(driver, config, configured_stages(config)[1:])
+        write_run_report(config, driver, title="diptych demo", credit=CREDIT)
     shutil.copyfile(folder.local_path(REPORT_FILE), root.local_path(REPORT_FILE))
     shutil.copyfile(folder.local_path(f"{EVALUATION_FOLDER}/{SCORES_FILE}"), root.local_path(SCORES_FILE))
     return folder.at(EVALUATION_FOLDER)

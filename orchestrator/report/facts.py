@@ -11,9 +11,10 @@ import yaml
 from datapipe.dataset import Dataset
 from infra.errors import InputError
 from infra.storage import Storage
+from orchestrator.records import RUN_FILE
 from orchestrator.report.dataset_facts import DatasetFacts, gather_dataset
 from orchestrator.report.evaluation_facts import EvaluationFacts, gather_evaluation
-from orchestrator.run import CONFIG_FILE, EVALUATION_FOLDER, RUN_FILE
+from orchestrator.run import CONFIG_FILE, EVALUATION_FOLDER
 from training.ledger import LedgerRecord, read_ledger
 from training.records import SCORES_FILE, StepMetrics, Validation, read_metrics, read_validations
 

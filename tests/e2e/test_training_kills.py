@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -21,6 +21,7 @@ from training.checkpoint import TensorKind, load_tensors, newest_checkpoint, ste
 
 pytestmark = pytest.mark.slow
 
+FOUND_WITHIN_S = 60  # of Ray's own looks at its workers, on a busy machine
 STEPS = 60  # a second and more are left after the step that a kill waits for
 COMPILERS = ("cc", "c++", "gcc", "g++", "clang", "clang++", "nvcc", "ninja", "c89", "c99")
 CONFIG = f"""\
@@ -87,6 +88,16 @@ def losses(run: Path) -> dict[int, float]:
     found = {record["step"]: record["loss"] for record in map(json.loads, filter(None, lines))}
     assert sorted(found) == list(range(1, STEPS + 1))
     return found
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind() -> Iterator[None]:
+    """A driver whose test has failed would go on for ever."""
+    before = set(psutil.Process().children())
+    yield
+    for driver in set(psutil.Process().children()) - before:
+        if "diptych" in " ".join(driver.cmdline()[:2]):
+            kill_all(family(driver.pid))
 
 
 def wait_for_step(run: Path, step: int, driver: subprocess.Popen[str]) -> None:
@@ -202,7 +213,7 @@ def test_a_worker_that_stands_still_is_found_named_and_replaced(folder: Path, un
     stopped.suspend()
     began = time.monotonic()
     wait_until(lambda: not stopped.is_running())
-    assert time.monotonic() - began < 10 + 20
+    assert time.monotonic() - began < 10 + FOUND_WITHIN_S
     assert driver.wait(WAIT_S) == 0, (folder / "output.txt").read_text()
     assert losses(run) == undisturbed
     output = (folder / "output.txt").read_text()

@@ -13,7 +13,10 @@ import pytest
 from commands import DIPTYCH, diptych
 from small_datasets import make_dataset
 
-COMMANDS = ("demo", "build", "train", "evaluate", "run", "status", "inspect", "verify")
+COMMANDS = (
+    *("demo", "build", "train", "evaluate", "run", "inspect", "verify"),
+    *("runs", "status", "logs", "stop", "resume", "config"),
+)
 CONFIG = "build: {input: urls.parquet, output: dataset}\n"
 
 

@@ -93,7 +93,6 @@ def test_a_key_given_twice_is_refused_with_both_lines(config_file: Path):
         ("train: {steps: 3}", "train.data is missing"),
         ("train: {data: {pth: a}, steps: 3}", "Did you mean path?"),
         ("name: ../up\ntrain: {data: a, steps: 1}", "name: got '../up'"),
-        ("storage: s3://bucket/runs\ntrain: {data: a, steps: 1}", "storage: got 's3://bucket/runs'"),
         ("- a\n- b", "holds a list"),
         ("train: [", "line 1"),
     ],

@@ -23,6 +23,7 @@ from training.checkpoint import (
     load_moments,
     load_tensors,
     newest_checkpoint,
+    newest_whole_checkpoint,
     read_files,
     read_state,
 )
@@ -194,20 +195,43 @@ def test_a_run_without_checkpoints_has_none(tmp_path: Path):
 
 
 def test_only_the_newest_are_kept_and_never_none(run: Storage):
-    prune_checkpoints(run, KeepRule(2))
+    newest = "checkpoints/step_00000030"
+    prune_checkpoints(run, KeepRule(2), newest)
     assert committed_checkpoints(run) == ["checkpoints/step_00000020", "checkpoints/step_00000030"]
-    prune_checkpoints(run, KeepRule(1))
-    prune_checkpoints(run, KeepRule(1))
-    assert committed_checkpoints(run) == ["checkpoints/step_00000030"]
+    prune_checkpoints(run, KeepRule(1), newest)
+    prune_checkpoints(run, KeepRule(1), newest)
+    assert committed_checkpoints(run) == [newest]
 
 
-def test_the_best_the_newest_whole_one_and_those_of_the_interval_stay(run: Storage):
+def test_the_best_the_one_just_written_and_those_of_the_interval_stay(run: Storage):
     save(run, 35)
-    save(run, 45)
-    file_of(run, 45, TensorKind.PARAMETERS).write_bytes(b"")
-    prune_checkpoints(run, KeepRule(1, every=20), best="checkpoints/step_00000010")
-    # 45 is the newest, and not whole: so 35 stays.
-    assert [int(path[-8:]) for path in committed_checkpoints(run)] == [10, 20, 35, 45]
+    prune_checkpoints(run, KeepRule(1, every=20), "checkpoints/step_00000035", best="checkpoints/step_00000010")
+    assert [int(path[-8:]) for path in committed_checkpoints(run)] == [10, 20, 35]
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_damaged_checkpoints_never_crowd_out_a_good_one(run: Storage, keep: int):
+    for step in (20, 30):
+        file = file_of(run, step, TensorKind.PARAMETERS)
+        file.write_bytes(file.read_bytes()[:-1] + b"?")
+    said: list[str] = []
+    assert agreed_checkpoint(run, said.append) == "checkpoints/step_00000010"
+    assert len(said) == 2 and all("SHA-256" in words for words in said)
+    again = writer(run, keep=keep)
+    again.begin(state(11), part(11))
+    again.finish()
+    assert newest_whole_checkpoint(run) == agreed_checkpoint(run, said.append) == "checkpoints/step_00000011"
+
+
+def test_a_start_that_was_superseded_commits_nothing(run: Storage):
+    said: list[str] = []
+    old = CheckpointWriter(
+        run, PartName("0001abc", 0, 1), WriterSettings(KeepRule(9), 20.0), say=said.append, is_superseded=lambda: True
+    )
+    old.begin(state(40), part(40))
+    with pytest.raises(StageFailed, match="started again since"):
+        old.finish()
+    assert newest_checkpoint(run) == "checkpoints/step_00000030"
 
 
 def test_the_best_checkpoint_survives_the_writers_pruning(run: Storage):

@@ -23,7 +23,7 @@ def settled(users: dict[str, Any], **values: Any) -> dict[str, Any]:
 def test_settings_that_fit_are_added_and_those_of_the_config_stay():
     users = {"zero_optimization": {"overlap_comm": True, "stage": 2}, "wall_clock_breakdown": True}
     found = settled(users, stage=2, grad_clip_norm=1.5)
-    assert found["zero_optimization"] == {"stage": 2, "overlap_comm": True}
+    assert found["zero_optimization"] == {"stage": 2, "compute_grad_norm": True, "overlap_comm": True}
     assert found["wall_clock_breakdown"] is True and found["gradient_clipping"] == 1.5
 
 
@@ -61,13 +61,14 @@ def test_auto_is_what_diptych_sets_or_else_deepspeeds_own_default():
         ),
         ({"gradient_clipping": 1.0}, {"grad_clip_norm": 0.5}, r"got 1.0, .* sets 0.5.*\n.*train.grad_clip_norm"),
         ({"gradient_clipping": 1.0}, {}, r"gradient_clipping: got 1.0, .* sets 0.0"),
+        ({"bf16": {"check_grad_overflow": False}}, {}, r"check_grad_overflow: got false, .* sets true"),
         ({"bf16": {"enabled": True}}, {}, r"bf16.enabled: got true, .* sets false.*\n.*train.precision"),
         (
             {"zero_optimization": {"offload_optimizer": {"device": "nvme"}}},
             {"optimizer_offload": True},
             r'offload_optimizer.device: got "nvme", .* sets "cpu".*\n.*train.optimizer_offload',
         ),
-        ({"zero_optimization": 2}, {}, r'zero_optimization: got 2, .* sets {"stage": 1}'),
+        ({"zero_optimization": 2}, {}, r'zero_optimization: got 2, .* sets {"stage": 1, .*}'),
     ],
 )
 def test_a_contradiction_is_named_with_both_values(users: dict[str, Any], values: dict[str, Any], words: str):

@@ -6,14 +6,21 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from fault_proxy import FaultProxy
+from object_store import ObjectStore
 from PIL import Image
 from small_datasets import make_dataset
+from store_client import UseStore
 
+from infra.errors import StorageFailed
+from infra.storage import Storage, storage_of
 from training.config import AugmentConfig, DataSource
 from training.loader import Batch, TrainingLoader, evaluation_pictures, normalize
-from training.mixture import one_dataset
+from training.mixture import Mixture, mixture_by_weight, one_dataset
 from training.model import model_traits
 from training.pictures import decode_picture
 from training.sample_reader import SampleReader
@@ -24,9 +31,13 @@ TRAITS = model_traits("diptych-tiny")
 
 
 def batches(selection: Selection, first: int, last: int, rank: int = 0, ranks: int = 1, seed: int = 0) -> list[Batch]:
+    return batches_of(Samples((selection,)), one_dataset(len(selection), seed), first, last, rank, ranks)
+
+
+def batches_of(samples: Samples, order: Mixture, first: int, last: int, rank: int = 0, ranks: int = 1) -> list[Batch]:
     loader = TrainingLoader(
-        Samples((selection,)),
-        one_dataset(len(selection), seed),
+        samples,
+        order,
         TRAITS,
         batch_size=22,
         rank=rank,
@@ -74,9 +85,142 @@ def test_a_broken_picture_is_counted_and_replaced_in_the_same_way_each_time(tmp_
     assert all(torch.equal(a.images, b.images) for a, b in zip(once, again, strict=True))
 
 
-def test_evaluation_pictures_are_in_the_selections_order_and_normalise_to_the_models_range(selection: Selection):
-    import numpy as np
+def assert_same(found: list[Batch], expected: list[Batch]) -> None:
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.images, other.images) and torch.equal(one.tokens, other.tokens)
+        assert (one.digest, one.replacements) == (other.digest, other.replacements)
 
+
+@pytest.mark.parametrize("ranks", [2, 3, 7])
+def test_broken_pictures_are_replaced_alike_and_counted_once_whatever_the_number_of_ranks(tmp_path: Path, ranks: int):
+    selection = select(DataSource(path=make_dataset(tmp_path / "broken", broken=frozenset({5, 6, 70, 191, 190}))))
+    whole = batches(selection, 0, 10)
+    parts = [batches(selection, 0, 10, rank, ranks) for rank in range(ranks)]
+    assert sum(len(batch.replacements) for batch in whole) > 4
+    for place, batch in enumerate(whole):
+        found = [part[place] for part in parts]
+        assert tuple(each for part in found for each in part.replacements) == batch.replacements
+        assert sum(part.digest for part in found) % 2**64 == batch.digest
+        assert torch.equal(torch.cat([part.images for part in found]), batch.images)
+
+
+@pytest.mark.parametrize(
+    ("rows", "ranks"),
+    [
+        pytest.param([30], 3, id="one shard for three ranks"),
+        pytest.param([20, 20], 5, id="fewer shards than ranks"),
+        pytest.param([60, 1, 7, 33], 3, id="uneven shards"),
+        pytest.param([9, 1, 12], 2, id="a shard without a good sample"),
+        pytest.param([4], 7, id="a dataset smaller than a batch, and ranks without one of its samples"),
+    ],
+)
+def test_the_ranks_need_no_shards_of_their_own(tmp_path: Path, rows: list[int], ranks: int):
+    selection = select(DataSource(path=make_dataset(tmp_path / "shapes", rows=rows)))
+    whole = batches(selection, 1, 6)
+    parts = [batches(selection, 1, 6, rank, ranks) for rank in range(ranks)]
+    for place, batch in enumerate(whole):
+        assert torch.equal(torch.cat([part[place].images for part in parts]), batch.images)
+        assert torch.equal(torch.cat([part[place].tokens for part in parts]), batch.tokens)
+        sizes = [len(part[place].images) for part in parts]
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_pictures_in_parquet_files_give_the_batches_of_those_in_tars(tmp_path: Path):
+    made = {kind: make_dataset(tmp_path / kind, output_format=kind) for kind in ("webdataset", "parquet")}
+    tars, tables = (batches(select(DataSource(path=place)), 5, 12, 1, 2) for place in made.values())
+    assert not list((tmp_path / "parquet").glob("*.tar"))
+    assert_same(tables, tars)
+
+
+def copied(place: str, url: str) -> str:
+    """The dataset in a store too."""
+    source, target = storage_of(place), Storage(url)
+    for entry in source.list_files(recursive=True):
+        target.write_bytes(entry.path, source.read_bytes(entry.path))
+    return url
+
+
+BROKEN = frozenset({3, 64, 65})
+
+
+@pytest.mark.parametrize("output_format", ["webdataset", "parquet"])
+def test_a_dataset_in_a_store_gives_the_batches_of_a_local_one(store: ObjectStore, tmp_path: Path, output_format: str):
+    place = make_dataset(tmp_path / "shapes", broken=BROKEN, output_format=output_format)
+    remote = copied(place, store.url(f"loader-{output_format}"))
+    local, far = (select(DataSource(path=where)) for where in (place, remote))
+    for rank, ranks in ((0, 1), (2, 3)):
+        assert_same(batches(far, 3, 14, rank, ranks), batches(local, 3, 14, rank, ranks))
+
+
+def test_samples_that_come_several_times_are_read_ahead_as_often(store: ObjectStore, tmp_path: Path):
+    place = make_dataset(tmp_path / "shapes", shards=2, rows=20)
+    (tmp_path / "shapes/views").mkdir()
+    view = pa.table({"shard": [0, 0, 1], "row": [3, 5, 0], "weight": [9, 1, 40]})
+    pq.write_table(view, tmp_path / "shapes/views/some.parquet")
+    remote = copied(place, store.url("loader-view"))
+    local, far = (select(DataSource(path=where, view="some")) for where in (place, remote))
+    assert_same(batches(far, 0, 9), batches(local, 0, 9))
+
+
+def test_a_mixture_of_a_dataset_here_and_one_in_a_store_is_that_of_two_here(store: ObjectStore, tmp_path: Path):
+    here, there = (make_dataset(tmp_path / name, shards=shards) for name, shards in (("here", 1), ("there", 2)))
+    remote = copied(there, store.url("loader-mixed"))
+    both, mixed = (Samples(tuple(select(DataSource(path=x)) for x in (here, where))) for where in (there, remote))
+    order = mixture_by_weight([len(selection) for selection in both.selections], [1.0, 1.0], 4)
+    assert_same(batches_of(mixed, order, 0, 12), batches_of(both, order, 0, 12))
+
+
+def test_neighbours_come_in_one_request(object_store: ObjectStore, use_store: UseStore, tmp_path: Path):
+    place = make_dataset(tmp_path / "shapes")
+    with FaultProxy(object_store.endpoint) as proxy:
+        use_store(object_store.environment(proxy.endpoint))
+        far = select(DataSource(path=copied(place, object_store.url("loader-requests"))))
+        proxy.requests.clear()
+        assert len(batches(far, 0, 24)) == 24
+        gets = [target for method, target in proxy.requests if method == "GET" and ".tar" in target]
+    # 528 samples of three shards; each group that is read ahead of takes one request a shard.
+    assert len(gets) <= 6
+
+
+@pytest.mark.parametrize("attempts", [None, "1"])
+def test_a_store_in_trouble_gives_the_same_batches(
+    object_store: ObjectStore,
+    use_store: UseStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    attempts: str | None,
+):
+    """Requests are tried again by boto3, and where it has given up, what is read ahead by the loader."""
+    place = make_dataset(tmp_path / "shapes", broken=BROKEN)
+    expected = batches(select(DataSource(path=place)), 2, 12)
+    with FaultProxy(object_store.endpoint) as proxy:
+        use_store(object_store.environment(proxy.endpoint))
+        far = select(DataSource(path=copied(place, object_store.url(f"loader-trouble-{attempts}"))))
+        if attempts is not None:
+            use_store({"AWS_MAX_ATTEMPTS": attempts})
+        for fault in (proxy.slow_down, proxy.reset):
+            fault(times=2, method="GET", key_contains=".tar")
+        proxy.cut_body(times=2, key_contains=".tar")
+        found = batches(far, 2, 12)
+        assert len(proxy.met) == 6
+    # The broken pictures' neighbours are read again by themselves.
+    assert_same(found, expected)
+
+
+def test_a_store_that_stays_away_ends_the_training_with_its_error(
+    object_store: ObjectStore, use_store: UseStore, tmp_path: Path
+):
+    place = make_dataset(tmp_path / "shapes", output_format="parquet")
+    with FaultProxy(object_store.endpoint) as proxy:
+        use_store(object_store.environment(proxy.endpoint) | {"AWS_MAX_ATTEMPTS": "2"})
+        far = select(DataSource(path=copied(place, object_store.url("loader-away"))))
+        proxy.refuse(60)
+        with pytest.raises(StorageFailed, match="does not answer"):
+            batches(far, 0, 2)
+
+
+def test_evaluation_pictures_are_in_the_selections_order_and_normalise_to_the_models_range(selection: Selection):
     pictures = evaluation_pictures(selection, np.arange(5), TRAITS)
     assert pictures.shape == (5, 3, 48, 48) and pictures.dtype == torch.uint8
     values = normalize(pictures, TRAITS, torch.float32)

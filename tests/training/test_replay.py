@@ -13,7 +13,7 @@ from infra.errors import ConfigError
 from infra.storage import Storage
 from orchestrator.cli import cli
 from orchestrator.config import load_config
-from orchestrator.run import open_run
+from orchestrator.run import CONFIG_FILE
 from training.agreement import MASK
 from training.checkpoint import CheckpointState
 from training.config import LossName, TrainConfig
@@ -110,7 +110,8 @@ def test_a_step_that_there_is_not_is_refused(config: TrainConfig, tmp_path: Path
 def test_the_command_lists_the_worst_samples(config: TrainConfig, tmp_path: Path):
     path = tmp_path / "shapes.yaml"
     path.write_text(f"storage: {tmp_path}/runs\ntrain: {config.model_dump_json(exclude_none=True)}\n")
-    open_run(load_config(path))
+    config = load_config(path)
+    config.folder.write_bytes(CONFIG_FILE, config.to_yaml())
     result = CliRunner().invoke(cli, ["replay", f"{tmp_path}/runs/shapes", "--step", "3", "--top", "4"])
     assert result.exit_code == 0, result.output
     lines = result.output.splitlines()

@@ -44,9 +44,15 @@ def test_without_weights_each_row_comes_once_and_twice_where_it_is_named_twice(p
     assert chosen(write_view(place, {"shard": [0, 0, 0], "row": [5, 1, 5]})) == ["0/1", "0/5", "0/5"]
 
 
-def test_rows_that_failed_and_rows_that_there_are_not_give_no_sample(place: Path):
-    view = {"shard": [0, 0, 0, 1, 7], "row": [9, 10, ROWS + 1, 19, 0], "weight": [5, 1, 1, 2, 1]}
+def test_rows_that_failed_give_no_sample(place: Path):
+    view = {"shard": [0, 0, 1], "row": [9, 10, 19], "weight": [5, 1, 2]}
     assert chosen(write_view(place, view)) == ["0/10"]
+
+
+@pytest.mark.parametrize(("shard", "row"), [(0, ROWS), (7, 0)])
+def test_a_row_that_the_dataset_has_not_is_named(place: Path, shard: int, row: int):
+    with pytest.raises(InputError, match=f"shard {shard}, row {row}, which the dataset has not"):
+        chosen(write_view(place, {"shard": [0, shard], "row": [1, row]}))
 
 
 def test_a_condition_and_the_held_out_share_hold_inside_of_a_view(place: Path):

@@ -1,0 +1,120 @@
+"""Keeps what a drive tells in storage while it goes on: its progress, its lines, and the logs of libraries."""
+
+import contextlib
+import json
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from infra.append_log import AppendLog
+from infra.errors import DiptychError
+from infra.progress import StageSnapshot
+from infra.repeat import Repeating
+from infra.storage import Storage
+from orchestrator.records import drive_path
+from orchestrator.run_log import LineFile, open_log
+from orchestrator.run_state import Drive
+
+KEEP_EVERY_S = 1.0
+UPLOAD_EVERY_S = 15.0
+PROGRESS_NAME = "progress.json"
+LOGS_FOLDER = "logs"
+
+
+class Keeper:
+    """Writes in the background, so that no stage waits for the storage. lines: a text file for the drive's words."""
+
+    def __init__(self, folder: Storage, drive: Drive, log: AppendLog, logs: Path) -> None:
+        self._folder = folder
+        self._drive = drive
+        self._log = log
+        self._logs = logs
+        self._lock = threading.Lock()
+        self._stages: dict[str, dict[str, Any]] = {}
+        self._is_new = False
+        self._uploaded: dict[Path, tuple[int, int]] = {}
+        self._uploaded_at = time.monotonic()
+        self.lines = LineFile(log)
+
+    def take(self, snapshot: StageSnapshot) -> None:
+        """The stage has got so far."""
+        with self._lock:
+            self._stages[snapshot.stage] = {**snapshot.to_json(), "at": time.time()}
+            self._is_new = True
+
+    def keep(self) -> None:
+        """Writes what is new; what a storage in trouble refuses is written the next time."""
+        with contextlib.suppress(DiptychError, OSError):
+            self._write_progress()
+            self._log.flush()
+            if time.monotonic() - self._uploaded_at > UPLOAD_EVERY_S:
+                self._upload_logs()
+
+    def finish(self) -> None:
+        """Writes all that there is, once more, if the storage lets it."""
+        with contextlib.suppress(DiptychError, OSError):
+            self._write_progress()
+            self._log.flush()
+            self._upload_logs()
+
+    def _write_progress(self) -> None:
+        with self._lock:
+            if not self._is_new:
+                return
+            data = json.dumps({"stages": self._stages}).encode()
+            self._is_new = False
+        try:
+            self._folder.write_bytes(drive_path(self._drive.number, PROGRESS_NAME), data)
+        except (DiptychError, OSError):
+            self._is_new = True
+            raise
+
+    def _upload_logs(self) -> None:
+        """Copies the files of libraries that have changed; a local run has them in its folder already."""
+        self._uploaded_at = time.monotonic()
+        if self._folder.is_local:
+            return
+        for path in sorted(self._logs.rglob("*")):
+            facts = path.stat()
+            version = (facts.st_size, facts.st_mtime_ns)
+            if path.is_file() and self._uploaded.get(path) != version:
+                name = f"{LOGS_FOLDER}/{self._drive.number:04d}/{path.relative_to(self._logs)}"
+                self._folder.write_bytes(name, path.read_bytes())
+                self._uploaded[path] = version
+
+
+@contextlib.contextmanager
+def keeping(folder: Storage, drive: Drive, logs: Path) -> Iterator[Keeper]:
+    """A keeper at work for the length of the block."""
+    with open_log(folder, drive.number) as log:
+        keeper = Keeper(folder, drive, log, logs)
+        with Repeating(keeper.keep, every_s=KEEP_EVERY_S, name="keeper"):
+            yield keeper
+        keeper.finish()
+
+
+@contextlib.contextmanager
+def logs_folder(folder: Storage) -> Iterator[Path]:
+    """Where libraries and daemons write: in a local run's folder, else on this machine's disk until it is uploaded."""
+    if folder.is_local:
+        yield folder.local_path(LOGS_FOLDER)
+        return
+    scratch = Path(tempfile.mkdtemp(prefix="diptych-logs-"))
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def read_progress(folder: Storage, number: int) -> dict[str, dict[str, Any]]:
+    """Stage → the last snapshot of it that a drive kept, with its time `at`."""
+    try:
+        raw = json.loads(folder.read_bytes(drive_path(number, PROGRESS_NAME)))
+    except FileNotFoundError:
+        return {}
+    stages: dict[str, dict[str, Any]] = raw["stages"]
+    return stages

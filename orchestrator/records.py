@@ -1,0 +1,151 @@
+"""The records of a run in storage: its drives, what was asked of them, how each ended, and who did what when."""
+
+import getpass
+import json
+import os
+import secrets
+import socket
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from infra.errors import DiptychError
+from infra.lease import look_at_lease
+from infra.storage import Storage
+from orchestrator.run_state import Drive, Ending, RunFacts, RunState, Standing, StopMode, StopRequest, standing_of
+
+RUN_FILE = "run.json"
+DRIVES_FOLDER = "drives"
+EVENTS_FOLDER = "events"
+RETRY_EVENT = "retrying"
+WENT_ON_EVENT = "went on"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that was done to a run or in it; `drive` is the number of the driver under which it happened, or 0."""
+
+    at: float
+    who: str
+    what: str
+    text: str = ""
+    drive: int = 0
+
+
+def this_process() -> str:
+    """Who this is, for other people: `user@host, process 42`."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())  # a container's user may have no name
+    return f"{user}@{socket.gethostname()}, process {os.getpid()}"
+
+
+def drive_path(number: int, name: str = "") -> str:
+    """Where a file of a drive lies in the run's folder."""
+    return f"{DRIVES_FOLDER}/{number:04d}/{name}".rstrip("/")
+
+
+def drive_numbers(folder: Storage) -> list[int]:
+    """The numbers of the drives that were begun, in order."""
+    listed = folder.list_files(DRIVES_FOLDER, recursive=True)
+    return sorted(int(entry.path.split("/")[1]) for entry in listed if entry.path.endswith("/start.json"))
+
+
+def begin_drive(folder: Storage, command: str) -> Drive:
+    """Takes the next number. Only the holder of the run's lease may call this."""
+    while True:
+        number = max(drive_numbers(folder), default=0) + 1
+        drive = Drive(number, secrets.token_hex(8), this_process(), time.time(), command)
+        if folder.create(drive_path(number, "start.json"), encode(asdict(drive))):
+            return drive
+
+
+def end_drive(folder: Storage, drive: Drive, state: RunState, reason: str) -> bool:
+    """Writes how the drive ended; says whether this is its ending: the first one stays."""
+    ending = Ending(state, reason, time.time())
+    return folder.create(drive_path(drive.number, "end.json"), encode(asdict(ending)))
+
+
+def newest_drive(folder: Storage) -> Drive | None:
+    """The drive that was begun last."""
+    numbers = drive_numbers(folder)
+    return Drive(**_read(folder, drive_path(numbers[-1], "start.json"))) if numbers else None
+
+
+def ending_of(folder: Storage, number: int) -> Ending | None:
+    """How the drive ended; None while it goes on, and when it died."""
+    path = drive_path(number, "end.json")
+    if not folder.exists(path):
+        return None
+    raw = _read(folder, path)
+    return Ending(**{**raw, "state": RunState(raw["state"])})
+
+
+def ask_to_stop(folder: Storage, number: int, mode: StopMode) -> StopRequest:
+    """Asks the drive of this number to stop; a request for `now` replaces one that would take a checkpoint first."""
+    request = StopRequest(mode, this_process(), time.time())
+    folder.write_bytes(drive_path(number, "stop.json"), encode(asdict(request)))
+    record_event(folder, Event(request.at, request.who, "asked to stop", mode.value, number))
+    return request
+
+
+def stop_request_of(folder: Storage, number: int) -> StopRequest | None:
+    """The wish that the drive of this number stop."""
+    try:
+        raw = _read(folder, drive_path(number, "stop.json"))
+    except FileNotFoundError:
+        return None
+    return StopRequest(**{**raw, "mode": StopMode(raw["mode"])})
+
+
+def record_event(folder: Storage, event: Event) -> None:
+    """Keeps the event as a file of its own. A storage in trouble costs the event and not the work."""
+    name = f"{EVENTS_FOLDER}/{round(event.at * 1e9):020d}-{secrets.token_hex(4)}.json"
+    try:
+        folder.write_bytes(name, encode(asdict(event)))
+    except DiptychError:
+        return
+
+
+def read_events(folder: Storage) -> list[Event]:
+    """All events, oldest first."""
+    return [Event(**_read(folder, entry.path)) for entry in folder.list_files(EVENTS_FOLDER)]
+
+
+def read_facts(folder: Storage, events: list[Event]) -> RunFacts:
+    """What the run's state follows from; `events` are the run's. Raises FileNotFoundError when there is no run."""
+    created_at = float(_read(folder, RUN_FILE)["created"])
+    drive = newest_drive(folder)
+    if drive is None:
+        return RunFacts(created_at, stop=stop_request_of(folder, 1))
+    # In this order: a driver takes the lease before it begins, and leaves its ending before it gives the lease back.
+    lease = look_at_lease(folder)
+    return RunFacts(
+        created_at,
+        drive,
+        ending_of(folder, drive.number),
+        stop_request_of(folder, drive.number),
+        _retrying(events, drive.number),
+        None if lease is None else lease.age_s,
+    )
+
+
+def read_standing(folder: Storage) -> Standing:
+    """Where the run in the folder stands now. Raises FileNotFoundError when there is none."""
+    return standing_of(read_facts(folder, read_events(folder)), time.time())
+
+
+def encode(value: dict[str, Any]) -> bytes:
+    """A record as it is kept."""
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode("utf-8", errors="replace")
+
+
+def _retrying(events: list[Event], number: int) -> str | None:
+    told = [event for event in events if event.drive == number and event.what in (RETRY_EVENT, WENT_ON_EVENT)]
+    return told[-1].text if told and told[-1].what == RETRY_EVENT else None
+
+
+def _read(folder: Storage, path: str) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(folder.read_bytes(path))
+    return value

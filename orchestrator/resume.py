@@ -1,0 +1,57 @@
+"""Goes on with a run from what lies in its folder, on any machine."""
+
+from collections.abc import Sequence
+
+from infra.errors import ConfigError, CorruptData
+from infra.progress_display import ProgressForm
+from infra.storage import Storage
+from orchestrator.config import RunConfig, config_of
+from orchestrator.drive import drive
+from orchestrator.run import CONFIG_FILE, read_identity
+from orchestrator.stages import configured_stages
+from orchestrator.yaml_source import apply_overrides, parse_yaml
+from training.checkpoint import CHECKPOINTS_FOLDER, newest_checkpoint
+
+
+def resume_run(
+    folder: Storage,
+    overrides: Sequence[str] = (),
+    *,
+    address: str | None = None,
+    progress_form: ProgressForm = ProgressForm.AUTO,
+) -> Storage:
+    """Does what is missing of the run; returns its folder. Raises UserError, CorruptData where all would be lost."""
+    config = stored_config(folder, overrides)
+    _require_checkpoint(folder)
+    return drive(config, configured_stages(config), address=address, progress_form=progress_form)
+
+
+def stored_config(folder: Storage, overrides: Sequence[str] = ()) -> RunConfig:
+    """The config that lies in the run's folder, wherever that lies now, with overrides."""
+    read_identity(folder)
+    try:
+        text = folder.read_bytes(CONFIG_FILE).decode()
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{folder.url} holds a run that was never started ({CONFIG_FILE} is missing).",
+            "A run keeps its config when it is started or submitted.",
+            "Start it with its config: `diptych run CONFIG.yaml`.",
+        ) from error
+    storage, _, name = folder.url.rpartition("/")
+    source = parse_yaml(text, f"{folder.url}/{CONFIG_FILE}")
+    apply_overrides(source, list(overrides))
+    source.values |= {"storage": storage, "name": name}  # the folder may have been moved
+    return config_of(source)
+
+
+def _require_checkpoint(folder: Storage) -> None:
+    """A resumed training that has checkpoints must not begin anew without a word."""
+    files = folder.list_files(CHECKPOINTS_FOLDER, recursive=True)
+    markers = [entry.path for entry in files if entry.path.endswith("/checkpoint.json")]
+    if markers and newest_checkpoint(folder) is None:
+        raise CorruptData(
+            f"{folder.url} has {len(markers)} checkpoints, and none of them is whole: "
+            "the training would start at step 0.",
+            "A resume goes on from a checkpoint.",
+            f"`diptych verify {folder.url}` names what is wrong; restore the files, or train under another name.",
+        )

@@ -1,0 +1,99 @@
+"""A run's lines in storage: written as they are said, and followed from elsewhere, each line once."""
+
+import io
+import time
+from collections.abc import Callable, Iterator
+
+from infra.append_log import SEGMENTS_SUFFIX, AppendLog
+from infra.errors import DiptychError
+from infra.files import FileEntry
+from infra.patience import persist
+from infra.storage import Storage
+from orchestrator.records import drive_numbers, drive_path
+from orchestrator.run_state import Standing
+
+LOG_NAME = "log"
+LOOK_EVERY_S = 1.0
+PATIENCE_S = 600.0  # so long a follower waits for a storage that is away
+
+
+class LineFile(io.TextIOBase):
+    """A text file whose whole lines go to a log, each with its time in UTC."""
+
+    def __init__(self, log: AppendLog, clock: Callable[[], float] = time.time) -> None:
+        self._log = log
+        self._clock = clock
+        self._begun = ""
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+    def write(self, text: str, /) -> int:
+        """Takes the text; what does not end a line yet waits for its end."""
+        *whole, self._begun = (self._begun + text).split("\n")
+        for line in whole:
+            stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(self._clock()))
+            self._log.write(f"{stamp}  {line}")
+        return len(text)
+
+
+def open_log(folder: Storage, number: int) -> AppendLog:
+    """The log of a drive, to be appended to."""
+    return AppendLog(folder, drive_path(number, LOG_NAME))
+
+
+class LogReader:
+    """Reads the lines of all of a run's drives, oldest first; each call gives what is new, each line once.
+
+    What has been given is known by its place in the files, which only grow: a cut connection costs nothing.
+    """
+
+    def __init__(self, folder: Storage) -> None:
+        self._folder = folder
+        self._read: dict[str, int] = {}
+
+    def new_lines(self) -> Iterator[str]:
+        """The whole lines that have come in since the last call. Raises StorageFailed and OutputError."""
+        for number in drive_numbers(self._folder):
+            for entry in self._files(number):
+                start = self._read.get(entry.path, 0)
+                if entry.size_bytes > start:
+                    data = self._folder.read_range(entry.path, start, entry.size_bytes - start)
+                    whole = data[: data.rfind(b"\n") + 1]
+                    # Noted before the first is given: what is given is not given again.
+                    self._read[entry.path] = start + len(whole)
+                    yield from whole.decode(errors="replace").splitlines()
+
+    def _files(self, number: int) -> list[FileEntry]:
+        path = drive_path(number, LOG_NAME)
+        if self._folder.is_local:
+            info = self._folder.info(path)
+            return [] if info is None else [info]
+        return self._folder.list_files(path + SEGMENTS_SUFFIX)
+
+
+def follow(
+    reader: LogReader, standing: Callable[[], Standing], say: Callable[[str], None], *, pause_s: float = LOOK_EVERY_S
+) -> Standing:
+    """Says each line as it comes in, until the run has ended; returns how. Waits for a storage that is away."""
+    while True:
+        # The state first: a driver's last lines are there before its ending is.
+        now = persist(standing, until=time.monotonic() + PATIENCE_S)
+        _say_new(reader, say)
+        if now.state.is_ended:
+            return now
+        time.sleep(pause_s)
+
+
+def _say_new(reader: LogReader, say: Callable[[str], None]) -> None:
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            for line in reader.new_lines():
+                say(line)
+            return
+        except (DiptychError, OSError):
+            if time.monotonic() > until:
+                raise
+            time.sleep(LOOK_EVERY_S)

@@ -1,0 +1,170 @@
+"""Reads how a run stands from its folder alone: its state, its stages, its restarts with their causes."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from infra.files import FileEntry
+from infra.progress import StageSnapshot
+from infra.storage import Storage
+from orchestrator.keeper import read_progress
+from orchestrator.records import RETRY_EVENT, RUN_FILE, Event, drive_numbers, read_events, read_facts
+from orchestrator.run import CONFIG_FILE, read_config, read_identity, stages_done
+from orchestrator.run_state import RunState, standing_of
+from orchestrator.stages import configured_stages
+from training.checkpoint import newest_checkpoint
+
+DRIVE_EVENT = "began to drive"
+
+
+class StageState(StrEnum):
+    """Where a stage of a run stands."""
+
+    TO_DO = "to do"
+    RUNNING = "running"
+    UNFINISHED = "unfinished"
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class StageStatus:
+    """One stage; `snapshot` is the last word of it, at `at` (Unix seconds), where there is one."""
+
+    name: str
+    state: StageState
+    snapshot: StageSnapshot | None
+    at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Something was started again: when, and why."""
+
+    at: float
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """What `diptych status` tells."""
+
+    name: str
+    folder: str
+    state: RunState
+    reason: str
+    drives: int
+    stages: tuple[StageStatus, ...]
+    stages_done: tuple[str, ...]
+    restarts: tuple[Restart, ...]
+    step: int | None
+    loss: float | None
+    checkpoint: str | None
+
+    @property
+    def progress(self) -> StageSnapshot | None:
+        """How far the stage that is under way is."""
+        return next((stage.snapshot for stage in self.stages if stage.state is StageState.RUNNING), None)
+
+
+@dataclass(frozen=True, slots=True)
+class RunLine:
+    """A run in a list of runs."""
+
+    name: str
+    folder: str
+    state: RunState
+    reason: str
+    created_at: float
+    stages_done: tuple[str, ...]
+
+
+def read_status(folder: Storage) -> RunStatus:
+    """How the run in `folder` stands. Raises ConfigError when there is none."""
+    from training.records import read_metrics
+
+    identity = read_identity(folder)
+    events = read_events(folder)
+    standing = standing_of(read_facts(folder, events), time.time())
+    metrics = read_metrics(folder)
+    numbers = drive_numbers(folder)
+    done = stages_done(folder)
+    return RunStatus(
+        name=identity["name"],
+        folder=folder.url,
+        state=standing.state,
+        reason=standing.reason,
+        drives=len(numbers),
+        stages=tuple(_stages(folder, numbers, done, is_live=not standing.state.is_ended)),
+        stages_done=done,
+        restarts=tuple(_restarts(events)),
+        step=metrics[-1].step if metrics else None,
+        loss=metrics[-1].loss if metrics else None,
+        checkpoint=newest_checkpoint(folder),
+    )
+
+
+def read_runs(storage: Storage) -> list[RunLine]:
+    """The runs below `storage`, the newest first; folders that hold no run are left out."""
+    found = []
+    for name in _names(storage):
+        folder = storage.at(name)
+        try:
+            facts = read_facts(folder, read_events(folder))
+        except FileNotFoundError:
+            continue
+        standing = standing_of(facts, time.time())
+        found.append(RunLine(name, folder.url, standing.state, standing.reason, facts.created_at, stages_done(folder)))
+    return sorted(found, key=lambda run: -run.created_at)
+
+
+def _names(storage: Storage) -> list[str]:
+    if storage.is_local:
+        root = storage.local_path()
+        return sorted(path.name for path in root.iterdir() if (path / RUN_FILE).is_file()) if root.is_dir() else []
+    if storage.s3 is not None:
+        return [name for name in storage.s3.list_folders() if storage.at(name).exists(RUN_FILE)]
+    listed: list[FileEntry] = storage.list_files(recursive=True)
+    return sorted({entry.path.split("/")[0] for entry in listed if entry.path.endswith(f"/{RUN_FILE}")})
+
+
+def _stages(folder: Storage, numbers: list[int], done: tuple[str, ...], *, is_live: bool) -> Iterator[StageStatus]:
+    told: dict[str, dict[str, Any]] = {}
+    for number in numbers:
+        told |= read_progress(folder, number)
+    current = read_progress(folder, numbers[-1]) if numbers else {}
+    under_way = max(current, key=lambda name: current[name]["at"]) if current and is_live else None
+    names = [stage.value for stage in configured_stages(read_config(folder))] if folder.exists(CONFIG_FILE) else []
+    for name in [*names, *(name for name in told if name not in names)]:
+        last = dict(told[name]) if name in told else None
+        at = last.pop("at") if last else None
+        snapshot = StageSnapshot(**last) if last else None
+        is_done = name in done or (name not in names and name != under_way)
+        yield StageStatus(name, _stage_state(name, under_way, is_done=is_done, snapshot=snapshot), snapshot, at)
+
+
+def _stage_state(name: str, under_way: str | None, *, is_done: bool, snapshot: StageSnapshot | None) -> StageState:
+    if name == under_way and not (is_done and snapshot is not None and snapshot.done == snapshot.total):
+        return StageState.RUNNING
+    if is_done:
+        return StageState.DONE
+    return StageState.TO_DO if snapshot is None else StageState.UNFINISHED
+
+
+def _restarts(events: list[Event]) -> Iterator[Restart]:
+    """Each start of a driver after the first, and what drivers started again."""
+    drives = [event for event in events if event.what == DRIVE_EVENT]
+    first = drives[0].drive if drives else 0
+    for event in events:
+        if event.what == RETRY_EVENT:
+            yield Restart(event.at, event.text)
+        elif event.what == DRIVE_EVENT and event.drive != first:
+            before = [each for each in events if each.drive == event.drive - 1 and each.what in ENDINGS]
+            if before and before[-1].what == RunState.DONE:
+                continue  # another stage, or nothing at all, was to be done
+            why = f"the driver before {before[-1].what}: {before[-1].text}" if before else "the driver before died"
+            yield Restart(event.at, f"driven again by {event.who} ({why})")
+
+
+ENDINGS = (RunState.STOPPED.value, RunState.FAILED.value, RunState.DONE.value)
