@@ -83,7 +83,7 @@ class _ExactBatchNorm(_BatchNorm):
         new.weight, new.bias = layer.weight, layer.bias
         new.running_mean, new.running_var = layer.running_mean, layer.running_var
         new.num_batches_tracked = layer.num_batches_tracked
-        new.drop, new.act = (getattr(layer, name, nn.Identity()) for name in ("drop", "act"))
+        new.drop, new.act = (getattr(layer, name, None) or nn.Identity() for name in ("drop", "act"))
         return new.train(layer.training)
 
     def _check_input_dim(self, values: Tensor) -> None:

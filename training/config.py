@@ -46,6 +46,14 @@ class WeightDecayRule(StrEnum):
     OPEN_CLIP = "open_clip"
 
 
+class PretrainedTowers(StrEnum):
+    """Which part of a model starts from weights."""
+
+    ALL = "all"
+    IMAGE = "image"
+    TEXT = "text"
+
+
 class BadStepAction(StrEnum):
     """What happens at a step whose loss or gradient is not finite, or whose loss diverges."""
 
@@ -108,6 +116,8 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Ratio = Annotated[float, Field(gt=0)]
 WorkerCount = Annotated[int, Field(ge=1)]
 Strength = Annotated[float, Field(ge=0)]
+ChannelMeans = tuple[float, float, float]
+ChannelDeviations = tuple[Ratio, Ratio, Ratio]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -182,6 +192,12 @@ class TrainConfig(Settings):
     """Any open_clip name, or a small one of ours: diptych-tiny."""
     pretrained: Annotated[str, AfterValidator(_weights_place)] | None = None
     """Weights to start from: a file, our checkpoint, a Hugging Face folder (./NAME), an open_clip tag; null: fresh."""
+    pretrained_towers: PretrainedTowers = PretrainedTowers.ALL
+    """all, image or text: what starts from those weights; the other tower and the two scalars start afresh."""
+    mean: ChannelMeans | None = None
+    """What pictures are normalised with, by channel; null: as the weights were made with, or else the model's own."""
+    std: ChannelDeviations | None = None
+    """The same for the deviation."""
     allow_activation_mismatch: bool = False
     """Whether weights made with QuickGELU may go into a model with GELU, or the reverse."""
     lock: LockConfig = LockConfig()

@@ -38,7 +38,7 @@ class Encoder:
         self.state = read_state(checkpoint)
         self._device = torch.device("cuda" if use_gpu else "cpu")
         self._batch_size = batch_size
-        self._traits = model_traits(self.state.model)
+        self._traits = model_traits(self.state.model, self.state.settings.get("mean"), self.state.settings.get("std"))
         self._tokenize = Tokenizer(self.state.model)
         model = create_model(self.state.model, LossName(self.state.loss), seed=0)
         weights = (load_tensors(checkpoint, TensorKind.AVERAGE) if use_average else {}) or load_tensors(

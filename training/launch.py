@@ -180,6 +180,7 @@ def _fit(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from training.picture_constants import settle_pictures
     from training.ray_callbacks import CatchSigterm, SaveBeforeResize
     from training.worker import run_worker, settings_for
 
@@ -188,11 +189,10 @@ def _fit(
     cpus = min(threads, share)  # no more than is used, so that other runs find room on the same cluster
     # Ray Train's controller takes it from the driver's environment.
     os.environ[HEALTH_TIMEOUT_VARIABLE] = str(config.hang_timeout_s)
+    settled = settle_pictures(with_settings_inside(config), run)
     trainer = TorchTrainer(
         run_worker,
-        train_loop_config=settings_for(
-            with_settings_inside(config), run, use_gpu=use_gpu, threads=threads, board=board, fence=fence
-        ),
+        train_loop_config=settings_for(settled, run, use_gpu=use_gpu, threads=threads, board=board, fence=fence),
         torch_config=TorchConfig(
             backend="nccl" if use_gpu else "gloo", timeout_s=round(GROUP_TIMEOUT_FACTOR * config.hang_timeout_s)
         ),

@@ -107,12 +107,20 @@ def model_to_train(config: TrainConfig, *, resumes: bool = False) -> nn.Module:
     return model
 
 
-def model_traits(name: str) -> ModelTraits:
-    """What the model wants to be fed. Raises ConfigError for an unknown name."""
+def model_traits(name: str, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> ModelTraits:
+    """What the model wants to be fed; mean and std: of its weights, where they are known to have their own.
+
+    Raises ConfigError for an unknown name.
+    """
     size = architecture_of(name)["vision_cfg"].get("image_size", 224)
     is_siglip = "siglip" in name.lower()
-    mean, std = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)) if is_siglip else (OPENAI_MEAN, OPENAI_STD)
-    return ModelTraits(name, int(size[0] if isinstance(size, list | tuple) else size), mean, std)
+    own_mean, own_std = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)) if is_siglip else (OPENAI_MEAN, OPENAI_STD)
+    return ModelTraits(
+        name,
+        int(size[0] if isinstance(size, list | tuple) else size),
+        own_mean if mean is None else (mean[0], mean[1], mean[2]),
+        own_std if std is None else (std[0], std[1], std[2]),
+    )
 
 
 def checkpoint_activations(model: Any, name: str) -> None:

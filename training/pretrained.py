@@ -1,10 +1,8 @@
 """Starts a model from weights: a file, a checkpoint of ours, an open_clip tag or a Hugging Face folder."""
 
-import json
 import logging
 import pickle
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +12,14 @@ from torch import Tensor, nn
 from infra.errors import ConfigError
 from infra.storage import Storage
 from training.architectures import uses_quick_gelu
-from training.checkpoint import MARKER_FILE, TensorKind, load_tensors, read_state, require_whole
-from training.config import WEIGHT_FILE_SUFFIXES, TrainConfig
-from training.hugging_face import from_transformers, is_transformers_clip, transformers_has_quick_gelu
+from training.checkpoint import MARKER_FILE, TensorKind, load_tensors, require_whole
+from training.config import WEIGHT_FILE_SUFFIXES, PretrainedTowers, TrainConfig
+from training.hugging_face import from_transformers, is_transformers_clip
+from training.model_size import tower_of
+from training.weight_facts import facts_of_weights, pretrained_tag
 
 log = logging.getLogger(__name__)
 
-FOLDER_CONFIG = "open_clip_config.json"
-TRANSFORMERS_CONFIG = "config.json"
 FOLDER_WEIGHTS = (
     "open_clip_model.safetensors",
     "model.safetensors",
@@ -35,80 +33,57 @@ UNREADABLE = (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, IndexE
 State = dict[str, Tensor]
 
 
-@dataclass(frozen=True, slots=True)
-class _Weights:
-    """Weights by name, and whether they were made with QuickGELU; None when nothing says so."""
-
-    state: State
-    has_quick_gelu: bool | None
-
-
 def load_pretrained(model: nn.Module, config: TrainConfig) -> None:
     """Puts the weights that `train.pretrained` names into the model; the two scalars too, unless the config sets them.
 
+    Of one tower's weights (`pretrained_towers`) the other tower and the scalars are left as they are.
     Positional embeddings are interpolated to the model's picture size, as open_clip does. Nothing is unpickled. Raises
     ConfigError when the weights can't be had, or are of another shape or activation than the model.
     """
     if config.pretrained is None:
         return
-    weights = _read(config.pretrained, config.model)
-    _check_activation(weights, config)
-    state = _in_open_clips_form(weights.state, model)
+    _check_activation(config)
+    state = _in_open_clips_form(_read(config.pretrained, config.model), model)
+    if config.pretrained_towers is not PretrainedTowers.ALL:
+        state = {name: value for name, value in state.items() if tower_of(name) == config.pretrained_towers}
     _fit_scalars(state, model, config)
     _require_fit(state, model, config)
     model.load_state_dict(state, strict=False)
 
 
-def _read(source: str, name: str) -> _Weights:
+def _read(source: str, name: str) -> State:
     if source.endswith(WEIGHT_FILE_SUFFIXES):
         place, _, file = source.rpartition("/")
         folder = Storage(place or ".")
         if not folder.exists(file):
             raise _not_found(source)
-        return _Weights(_read_file(folder, file, source), None)
-    if "/" in source:
-        return _read_folder(Storage(source), source)
-    return _read_tag(source, name)
+        return _read_file(folder, file, source)
+    return _read_folder(Storage(source), source) if "/" in source else _read_tag(source, name)
 
 
-def _read_folder(folder: Storage, source: str) -> _Weights:
+def _read_folder(folder: Storage, source: str) -> State:
     if folder.exists(MARKER_FILE):
         require_whole(folder)
-        checkpoint = read_state(folder)
-        state = load_tensors(folder, TensorKind.PARAMETERS) | load_tensors(folder, TensorKind.BUFFERS)
-        return _Weights(state, uses_quick_gelu(checkpoint.model))
+        return load_tensors(folder, TensorKind.PARAMETERS) | load_tensors(folder, TensorKind.BUFFERS)
     file = next((file for file in FOLDER_WEIGHTS if folder.exists(file)), None)
     if file is None:
         raise _not_found(source)
-    has_quick_gelu = None
-    if folder.exists(FOLDER_CONFIG):
-        has_quick_gelu = bool(json.loads(folder.read_bytes(FOLDER_CONFIG))["model_cfg"].get("quick_gelu", False))
-    elif folder.exists(TRANSFORMERS_CONFIG):
-        has_quick_gelu = transformers_has_quick_gelu(json.loads(folder.read_bytes(TRANSFORMERS_CONFIG)))
-    return _Weights(_read_file(folder, file, source), has_quick_gelu)
+    return _read_file(folder, file, source)
 
 
-def _read_tag(tag: str, name: str) -> _Weights:
-    import open_clip.pretrained
+def _read_tag(tag: str, name: str) -> State:
+    from open_clip.pretrained import download_pretrained
 
-    tags = open_clip.pretrained.list_pretrained_tags_by_model(name)
-    if tag not in tags:
-        raise ConfigError(
-            f"train.pretrained: got {tag!r}, which is no file or folder and no tag of {name}.",
-            f"The tags of {name} are: {', '.join(tags) or 'none'}.",
-            f"Write a path with a slash, a file ({', '.join(WEIGHT_FILE_SUFFIXES)}), or one of the tags.",
-        )
-    facts = open_clip.pretrained.get_pretrained_cfg(name, tag)
+    described = pretrained_tag(tag, name)
     try:
-        path = Path(open_clip.pretrained.download_pretrained(facts))
+        path = Path(download_pretrained(described))
     except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"train.pretrained: the weights {tag!r} of {name} cannot be downloaded: {error}",
             "Tags need the network on every worker, or weights in the cache there.",
             "Download the file elsewhere and give its path.",
         ) from error
-    state = _read_file(Storage(str(path.parent)), path.name, tag)
-    return _Weights(state, bool(facts.get("quick_gelu", False)))
+    return _read_file(Storage(str(path.parent)), path.name, tag)
 
 
 def _read_file(folder: Storage, file: str, source: str) -> State:
@@ -151,19 +126,21 @@ def _load(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _check_activation(weights: _Weights, config: TrainConfig) -> None:
+def _check_activation(config: TrainConfig) -> None:
+    assert config.pretrained is not None
+    has_quick_gelu = facts_of_weights(config.pretrained, config.model).has_quick_gelu
     of_model = uses_quick_gelu(config.model)
     names = {True: "QuickGELU", False: "GELU"}
-    if weights.has_quick_gelu is None:
+    if has_quick_gelu is None:
         log.warning(
             f"train.pretrained: {config.pretrained} does not say which activation it was trained with; "
             f"{config.model} has {names[of_model]}. Weights of OpenAI, MetaCLIP and DFN want QuickGELU."
         )
-    elif weights.has_quick_gelu != of_model and not config.allow_activation_mismatch:
+    elif has_quick_gelu != of_model and not config.allow_activation_mismatch:
         plain = config.model.removesuffix("-quickgelu")
-        right = f"{plain}-quickgelu" if weights.has_quick_gelu else plain
+        right = f"{plain}-quickgelu" if has_quick_gelu else plain
         raise ConfigError(
-            f"train.pretrained: {config.pretrained} was trained with {names[weights.has_quick_gelu]}, "
+            f"train.pretrained: {config.pretrained} was trained with {names[has_quick_gelu]}, "
             f"and {config.model} has {names[of_model]}.",
             "With the other activation the same weights score some points less.",
             f"Set train.model={right}, or train.allow_activation_mismatch=true to train on with the other one.",
@@ -199,7 +176,12 @@ def _fit_scalars(state: State, model: nn.Module, config: TrainConfig) -> None:
 
 
 def _require_fit(state: State, model: nn.Module, config: TrainConfig) -> None:
-    own = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
+    towers = config.pretrained_towers
+    own = {
+        name: value
+        for name, value in model.state_dict().items()
+        if not name.endswith("num_batches_tracked") and towers in (PretrainedTowers.ALL, tower_of(name))
+    }
     wrong = [
         f"{name} is {_shape(state[name])} and not {_shape(value)}"
         for name, value in own.items()

@@ -18,6 +18,7 @@ from training.loader import Batch, TrainingLoader, normalize
 from training.mixture import Mixture
 from training.model import ModelTraits, create_model, model_to_train, model_traits
 from training.order import batch_positions, keyed_numbers
+from training.picture_constants import settle_pictures
 from training.records import read_metrics
 from training.sample_reader import captions_in
 from training.samples import Samples, select_training
@@ -71,7 +72,8 @@ def replay_step(config: TrainConfig, run: Storage, step: int) -> Replay:
     samples, order = select_training(config)
     _require_step(config, order.places, step)
     checkpoint, done, model = _model_before(config, run, step)
-    traits = model_traits(config.model)
+    config = settle_pictures(config, run)
+    traits = model_traits(config.model, config.mean, config.std)
     batch = _batch(config, samples, order, traits, step)
     images, texts, scale, bias = _features(model.eval(), traits, batch)
     losses = losses_of_samples(config.loss, images, texts, scale, bias)

@@ -19,6 +19,7 @@ from infra.errors import ConfigError
 from infra.storage import Storage
 from training.checkpoint import CheckpointState
 from training.model import create_model, model_to_train
+from training.model_size import tower_of
 
 
 def trained(name: str = "diptych-tiny", loss: str = "clip") -> dict[str, torch.Tensor]:
@@ -132,6 +133,30 @@ def test_weights_of_coca_start_its_contrastive_part(tmp_path: Path):
     torch.save(state, tmp_path / "coca.pt")
     model = model_to_train(config(1, model="diptych-tiny-coca", pretrained=str(tmp_path / "coca.pt")))
     assert torch.equal(model.visual.proj, state["visual.proj"])
+
+
+@pytest.mark.parametrize("tower", ["image", "text"])
+def test_one_tower_may_start_from_weights_and_the_other_afresh(tmp_path: Path, tower: str):
+    """As in LiT; a file that holds that tower alone will do."""
+    state = trained()
+    state["logit_scale"] = torch.tensor([1.0])
+    torch.save(state, tmp_path / "w.pt")
+    torch.save({name: value for name, value in state.items() if tower_of(name) == tower}, tmp_path / "tower.pt")
+    fresh = model_to_train(config(1)).state_dict()
+    for file in ("w.pt", "tower.pt"):
+        values: dict[str, Any] = {"pretrained": str(tmp_path / file), "pretrained_towers": tower}
+        for name, value in model_to_train(config(1, **values)).state_dict().items():
+            assert torch.equal(value, (state if tower_of(name) == tower else fresh)[name]), name
+    with pytest.raises(ConfigError, match="missing"):
+        model_to_train(config(1, pretrained=str(tmp_path / "tower.pt")))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"model_cfg": 3}', '{"model_cfg": {}, "preprocess_cfg": 1}'])
+def test_a_folder_whose_description_is_broken_is_refused(tmp_path: Path, content: str):
+    save_file(trained(), tmp_path / "open_clip_model.safetensors")
+    (tmp_path / "open_clip_config.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"open_clip_config\.json cannot be used"):
+        model_to_train(config(1, pretrained=str(tmp_path)))
 
 
 def test_positions_are_interpolated_to_another_picture_size(tmp_path: Path):

@@ -11,12 +11,15 @@ from ranks import Ranks
 from test_engine import FIRST_AND_LAST, config, make_engine, make_model, resumed, state, steps
 from timm.layers import BatchNormAct2d
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from infra.errors import ConfigError
+from training.architectures import build_without_memory
 from training.batch_norm import exact_batch_norm, synchronize_batch_norm
 from training.config import LossName
 from training.locking import lock_towers
 from training.model import model_to_train
+from training.small_models import SMALL_ARCHITECTURES
 
 
 def moved_names(_group: Any, stage: int, values: dict[str, Any]):
@@ -188,6 +191,34 @@ def test_synchronised_batch_normalisation_is_that_of_one_process(ranks: Ranks):
     reference = nn.BatchNorm2d(3)
     reference(rows)
     torch.testing.assert_close(results[0][3], reference.running_var)
+
+
+def test_synchronised_batch_normalisation_keeps_what_timm_does_after_it():
+    layer = BatchNormAct2d(3, act_layer=nn.GELU, inplace=False).eval()
+    pictures = torch.randn(2, 3, 4, 4)
+    before = layer(pictures)
+    model = synchronize_batch_norm(nn.Sequential(layer))
+    assert type(model[0]) is not BatchNormAct2d and torch.equal(model(pictures), before)
+
+
+WITH_BATCH_NORM = [
+    name
+    for name in SMALL_ARCHITECTURES
+    if any(isinstance(layer, _BatchNorm) for layer in build_without_memory(name).modules())
+]
+
+
+@pytest.mark.parametrize("name", WITH_BATCH_NORM)
+def test_synchronised_batch_normalisation_changes_no_model_that_is_evaluated(name: str):
+    assert {"diptych-tiny-resnet", "diptych-tiny-mobileclip"} <= set(WITH_BATCH_NORM)
+    model = make_model(config(0, model=name)).eval()
+    side = SMALL_ARCHITECTURES[name]["vision_cfg"]["image_size"]
+    inputs = torch.randn(2, 3, side, side), torch.ones(2, 20, dtype=torch.int64)
+    names = list(model.state_dict())
+    with torch.no_grad():
+        before = model(*inputs)[:2]
+        after = synchronize_batch_norm(model)(*inputs)[:2]
+    assert list(model.state_dict()) == names and all(map(torch.equal, before, after))
 
 
 def test_a_resnet_trains_with_synchronised_batch_normalisation(ranks: Ranks):
