@@ -26,7 +26,7 @@ from training.checkpoint import newest_checkpoint, step_of
 
 pytestmark = pytest.mark.slow
 
-WAIT_S = 240
+WAIT_S = 600  # about a minute on a quiet machine
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from training.checkpoint import newest_checkpoint
 
 pytestmark = pytest.mark.slow
 
-WAIT_S = 240
+WAIT_S = 600  # about a minute on a quiet machine
 
 
 @pytest.fixture
