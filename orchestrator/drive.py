@@ -131,8 +131,7 @@ def _record_ending(driver: Driver, keeper: Keeper, state: RunState, reason: str)
     # The last lines first: who follows them ends at the ending.
     keeper.finish()
     with contextlib.suppress(DiptychError, OSError):
-        persist(
-            lambda: driver.lease.is_held and end_drive(driver.folder, driver.drive, state, reason),
-            until=time.monotonic() + ENDING_PATIENCE_S,
-        )
+        driver.require_lease(ENDING_PATIENCE_S)
+        until = time.monotonic() + ENDING_PATIENCE_S
+        persist(lambda: end_drive(driver.folder, driver.drive, state, reason), until=until)
     driver.tell(state, reason)

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import socket
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,9 @@ def run_worker(raw: dict[str, Any]) -> None:
         # Ray Train would start the group again, only to come to the same step.
         if worker.rank == 0:
             ray.get(settings.board.fail.remote(error))
+    except Exception as error:
+        error.add_note(f"on {socket.gethostname()}, rank {worker.rank}")
+        raise
 
 
 def prepare_process(config: TrainConfig, settings: WorkerSettings, local_rank: int, local_ranks: int) -> None:

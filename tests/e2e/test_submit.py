@@ -16,13 +16,13 @@ from pipelines import STEPS, losses_of, write_pipeline
 from ray_head import RayHead
 
 from infra.storage import Storage, storage_of
-from orchestrator.records import read_standing
+from orchestrator.records import read_events, read_standing
 from orchestrator.run_state import RunState
 from training.checkpoint import newest_checkpoint
 
 pytestmark = pytest.mark.slow
 
-WAIT_S = 240
+WAIT_S = 600  # about a minute on a quiet machine
 
 
 @pytest.fixture
@@ -100,3 +100,26 @@ def test_nobody_at_the_address_is_said(tmp_path: Path, store: ObjectStore, web: 
     config = write_pipeline(tmp_path, web, store.url("nobody"), "birds")
     done = diptych("submit", config, "--address", "http://127.0.0.1:9", cwd=tmp_path, env=os.environ)
     assert done.returncode == 2 and "no Ray cluster takes jobs" in done.stderr and store.keys("nobody") == []
+
+
+def test_two_runs_share_a_cluster_by_what_each_reserves(
+    tmp_path: Path, head: RayHead, store: ObjectStore, web: CountingWeb
+):
+    """Four cores: two workers of one core each of either training fit at once."""
+    places = []
+    for name in ("birds", "owls"):
+        config = write_pipeline(tmp_path, web, store.url("share"), name)
+        done = diptych("submit", config, "--address", head.dashboard, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        places.append(storage_of(store.url(f"share/runs/{name}")))
+    for run in places:
+        assert wait_for(run, RunState.DONE) is RunState.DONE
+        assert len(losses_of(run)) == STEPS
+    (began, ended), (other_began, other_ended) = map(training_time, places)
+    assert began < other_ended and other_began < ended  # neither waited for the other's end
+
+
+def training_time(run: Storage) -> tuple[float, float]:
+    times = [event.at for event in read_events(run) if event.text == "train"]
+    assert len(times) == 2
+    return times[0], times[1]

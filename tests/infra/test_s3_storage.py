@@ -241,3 +241,32 @@ def test_a_lease_survives_a_storage_that_is_away_for_less_than_its_time(objects:
         time.sleep(0.05)
     lease.release()
     assert objects.info("lease.json") is None
+
+
+def test_a_renewal_whose_answer_is_lost_keeps_the_lease(objects: S3Objects, proxy: FaultProxy):
+    lease = ObjectLease(objects, "lease.json", b'{"pid": 1, "host": "a", "since": 0}', expires_after_s=12.0)
+    lease.acquire(lambda _: None)
+    proxy.lose_reply(key_contains="lease.json", times=5)
+    deadline = time.monotonic() + 60
+    while len(proxy.met) < 5 or lease._renewed_at < time.monotonic() - 3:
+        assert time.monotonic() < deadline and not lease.is_lost
+        time.sleep(0.05)
+    lease.release()
+    assert objects.info("lease.json") is None
+
+
+def test_a_lease_outlives_an_outage_that_is_longer_than_its_time_unless_somebody_took_it(
+    objects: S3Objects, proxy: FaultProxy
+):
+    lease = ObjectLease(objects, "lease.json", b'{"pid": 1, "host": "a", "since": 0}', expires_after_s=3.0)
+    lease.acquire(lambda _: None)
+    proxy.refuse(6)
+    deadline = time.monotonic() + 60
+    while lease.is_held:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert not lease.is_lost  # nobody can tell while the storage is away
+    while not lease.is_held:
+        assert time.monotonic() < deadline and not lease.is_lost
+        time.sleep(0.05)
+    lease.release()
