@@ -4,9 +4,18 @@ import cv2
 import simplejpeg
 
 from datapipe.config import BuildConfig, EncodeFormat
+from datapipe.planes import HalvedPlanes
 from datapipe.resize import Pixels
 
 MAX_SIDE = {EncodeFormat.JPG: 65_535, EncodeFormat.PNG: 2**31 - 1, EncodeFormat.WEBP: 16_383}
+
+
+def encode_planes(planes: HalvedPlanes, config: BuildConfig) -> bytes:
+    """The picture as a JPEG, as `encode` makes it of RGB."""
+    width, height = planes.size
+    light = planes.light[:height, :width]  # the encoder takes the size from it, and what it repeats from behind it
+    encoded: bytes = simplejpeg.encode_jpeg_yuv_planes(light, planes.blue, planes.red, config.encode_quality)
+    return encoded
 
 
 def encode(pixels: Pixels, config: BuildConfig) -> bytes:

@@ -6,13 +6,23 @@ from dataclasses import dataclass
 from PIL import Image, UnidentifiedImageError
 
 from datapipe.addresses import Refusal
-from datapipe.config import BuildConfig, EncodeFormat, IccMode
+from datapipe.config import BuildConfig, EncodeFormat, IccMode, ResizeMode
 from datapipe.decode import DECODER_ERRORS, decode_image, exif_of, make_upright, open_image, orientation_of
-from datapipe.encode import encode
+from datapipe.encode import encode, encode_planes
 from datapipe.exif import exif_json
 from datapipe.filters import refuse_shape
-from datapipe.jpeg import JPEG_MAGIC, MAX_SCANS, JpegCutError, JpegHeader, count_scans, decode_jpeg, read_jpeg_header
-from datapipe.resize import Pixels, Size, needs_resize, reduction_for, resize, scaled_size
+from datapipe.jpeg import (
+    JPEG_MAGIC,
+    MAX_SCANS,
+    JpegCutError,
+    JpegHeader,
+    count_scans,
+    decode_jpeg,
+    decode_jpeg_planes,
+    read_jpeg_header,
+)
+from datapipe.planes import StoredPlanes, scale_planes
+from datapipe.resize import Pixels, Size, is_cubic, needs_resize, reduction_for, resize, scaled_size
 from datapipe.status import SampleStatus
 
 MAGIC = (
@@ -43,7 +53,7 @@ class _Opened:
     """A picture whose header is read and whose pixels are not.
 
     `decode` takes by how much to reduce the size (1, or where `can_reduce` also 2, 4 and 8), and whether more
-    shrinking follows.
+    shrinking follows. `decode_planes` gives the planes of a JPEG, or None for a picture that has none of use.
     """
 
     stored: Size
@@ -51,6 +61,7 @@ class _Opened:
     can_reduce: bool
     is_stored_form: bool
     decode: Callable[[int, bool], Pixels]
+    decode_planes: Callable[[], StoredPlanes | None]
 
 
 def process_image(body: bytes, config: BuildConfig) -> StoredImage | Refusal:
@@ -83,8 +94,11 @@ def _plain_jpeg(body: bytes, header: JpegHeader, config: BuildConfig) -> _Opened
     def decode(reduction: int, will_shrink: bool) -> Pixels:
         return decode_jpeg(body, header, reduction=reduction, will_shrink=will_shrink)
 
+    def decode_planes() -> StoredPlanes | None:
+        return decode_jpeg_planes(body, header)
+
     is_stored_form = config.encode_format is EncodeFormat.JPG
-    return _Opened((header.width, header.height), header.exif, True, is_stored_form, decode)
+    return _Opened((header.width, header.height), header.exif, True, is_stored_form, decode, decode_planes)
 
 
 def _any_format(image: Image.Image, body: bytes, config: BuildConfig) -> _Opened:
@@ -96,7 +110,7 @@ def _any_format(image: Image.Image, body: bytes, config: BuildConfig) -> _Opened
         and image.mode in ("RGB", "L")
         and not getattr(image, "is_animated", False)
     )
-    return _Opened(image.size, exif_of(image), image.format == "JPEG", is_stored_form, decode)
+    return _Opened(image.size, exif_of(image), image.format == "JPEG", is_stored_form, decode, lambda: None)
 
 
 def _process(opened: _Opened, body: bytes, config: BuildConfig) -> StoredImage | Refusal:
@@ -117,8 +131,22 @@ def _process(opened: _Opened, body: bytes, config: BuildConfig) -> StoredImage |
     reduction = reduction_for(original, size) if opened.can_reduce else 1
     if orientation != 1 and any(side % reduction for side in original):
         reduction = 1  # turned, the part of a pixel at the end would come to lie at the start
+    if reduction == orientation == 1 and _keeps_planes(original, size, config):
+        planes = opened.decode_planes()
+        if planes is not None:
+            return _stored(encode_planes(scale_planes(planes, size), config), size, original, opened, config)
     pixels = make_upright(opened.decode(reduction, min(size) < min(original)), orientation)
     return _encoded(resize(pixels, original, size, config, reduction=reduction), original, opened, config)
+
+
+def _keeps_planes(original: Size, size: Size, config: BuildConfig) -> bool:
+    """Whether a JPEG of this size may be scaled as it is stored, in planes: most photographs are."""
+    return (
+        config.encode_format is EncodeFormat.JPG
+        and config.resize_mode in (ResizeMode.KEEP_RATIO, ResizeMode.KEEP_RATIO_LARGEST)
+        and is_cubic((original[0] / size[0], original[1] / size[1]))
+        and min(size) > 1  # with a line of pixels, the encoder takes planes of half the size for those of another form
+    )
 
 
 def _refuse(original: Size, config: BuildConfig) -> Refusal | None:

@@ -1,12 +1,16 @@
 """Reads a JPEG's segments, and decodes the plain ones at the size that is needed."""
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import simplejpeg
 
+from datapipe.planes import StoredPlanes
 from datapipe.resize import Pixels, Size
+from datapipe.turbojpeg import decode_planes
 
 JPEG_MAGIC = b"\xff\xd8\xff"
 PROGRESSIVE = 0xC2
@@ -19,6 +23,7 @@ EXIF, ICC = b"Exif\x00\x00", b"ICC_PROFILE\x00"
 # Each scan goes over the whole picture again, so that a small file with thousands of them takes hours.
 # Encoders write about ten. Source: https://libjpeg-turbo.org/pmwiki/uploads/About/TwoIssueswiththeJPEGStandard.pdf
 MAX_SCANS = 100
+Decoded = TypeVar("Decoded")
 
 
 class JpegCutError(Exception):
@@ -31,6 +36,7 @@ class JpegHeader:
 
     width: int
     height: int
+    components: int
     exif: bytes
     has_icc: bool
     scans: int
@@ -56,18 +62,33 @@ def decode_jpeg(body: bytes, header: JpegHeader, *, reduction: int, will_shrink:
 
     Raises JpegCutError when its data end before its lines do, and ValueError for what another decoder may know.
     """
+    return _heeding_remarks(lambda strict: _decode(body, header, reduction, will_shrink, strict))
+
+
+def decode_jpeg_planes(body: bytes, header: JpegHeader) -> StoredPlanes | None:
+    """Decodes to the planes that are stored; None where those are not of YCbCr, or of uncommon sizes.
+
+    Raises as `decode_jpeg` does.
+    """
+    if header.components != 3:
+        return None
+    return _heeding_remarks(lambda strict: decode_planes(body, (header.width, header.height), strict=strict))
+
+
+def _heeding_remarks(decode: Callable[[bool], Decoded]) -> Decoded:
+    """What `decode` gives, told whether to be strict, after the library's remarks are weighed."""
     try:
-        return _decode(body, header, reduction, will_shrink, strict=True)
+        return decode(True)
     except ValueError as error:
         remark = str(error)
     if "premature end of data segment" in remark:
         raise JpegCutError(remark)
     if "extraneous bytes before marker" not in remark:
         raise ValueError(remark)
-    return _decode(body, header, reduction, will_shrink, strict=False)  # cameras write such bytes; all decoders skip
+    return decode(False)  # cameras write such bytes; all decoders skip them
 
 
-def _decode(body: bytes, header: JpegHeader, reduction: int, will_shrink: bool, *, strict: bool) -> Pixels:
+def _decode(body: bytes, header: JpegHeader, reduction: int, will_shrink: bool, strict: bool) -> Pixels:
     pixels = simplejpeg.decode_jpeg(
         body,
         "RGB",
@@ -97,7 +118,7 @@ def _read_segments(body: bytes) -> JpegHeader | None:
             # A scan that holds all components is the only one.
             is_only = not is_progressive and body[place + 4] == components
             scans = 1 if is_only else count_scans(body)
-            return JpegHeader(*size, exif, has_icc, scans) if size else None
+            return JpegHeader(*size, components, exif, has_icc, scans) if size else None
         if marker == END_OF_IMAGE or marker in OTHER_FRAMES:
             return None
         (length,) = struct.unpack_from(">H", body, place + 2)

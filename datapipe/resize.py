@@ -59,6 +59,17 @@ def resize(pixels: Pixels, original: Size, size: Size, config: BuildConfig, *, r
     return _SHAPES.get(config.resize_mode, _as_it_is)(scaled, config.image_size)
 
 
+def is_cubic(shrink: tuple[float, float]) -> bool:
+    """Whether a picture that shrinks so, across and down, is smoothed and then interpolated with cubics."""
+    return max(shrink) > 1 and min(shrink) >= 1 and max(shrink) < MAX_CUBIC_SHRINK
+
+
+def smooth(pixels: npt.NDArray[np.uint8], shrink: tuple[float, float], done: float = 0.0) -> npt.NDArray[np.uint8]:
+    """The pixels (of any channels) as smooth as they have to be before they shrink; some of it may be `done`."""
+    across, down = (_kernel(factor, done) for factor in shrink)
+    return np.asarray(cv2.sepFilter2D(pixels, -1, across, down, borderType=cv2.BORDER_REPLICATE), dtype=np.uint8)
+
+
 def _measured_side(width: int, height: int, config: BuildConfig) -> int:
     """The side that `image_size` means."""
     largest = config.resize_mode in (ResizeMode.BORDER, ResizeMode.KEEP_RATIO_LARGEST)
@@ -69,21 +80,18 @@ def _scale(pixels: Pixels, extent: tuple[float, float], size: Size, reduction: i
     across, down = extent[0] / size[0], extent[1] / size[1]
     if max(across, down) <= 1:
         return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_LANCZOS4))
-    if min(across, down) < 1 or max(across, down) >= MAX_CUBIC_SHRINK:
+    if not is_cubic((across, down)):
         return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
-    smooth = cv2.sepFilter2D(
-        pixels, -1, _kernel(across, reduction), _kernel(down, reduction), borderType=cv2.BORDER_REPLICATE
-    )
+    smoothed = smooth(pixels, (across, down), SMOOTHED_BY_REDUCTION if reduction > 1 else 0.0)
     if extent == (pixels.shape[1], pixels.shape[0]):
-        return np.asarray(cv2.resize(smooth, size, interpolation=cv2.INTER_CUBIC))
+        return np.asarray(cv2.resize(smoothed, size, interpolation=cv2.INTER_CUBIC))
     # cv2.resize would stretch the part of a pixel to a whole one, which shifts what lies before it.
     places = np.array([[across, 0, (across - 1) / 2], [0, down, (down - 1) / 2]])
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-    return np.asarray(cv2.warpAffine(smooth, places, size, flags=flags, borderMode=cv2.BORDER_REPLICATE))
+    return np.asarray(cv2.warpAffine(smoothed, places, size, flags=flags, borderMode=cv2.BORDER_REPLICATE))
 
 
-def _kernel(shrink: float, reduction: int) -> npt.NDArray[np.float32]:
-    done = SMOOTHED_BY_REDUCTION if reduction > 1 else 0.0
+def _kernel(shrink: float, done: float) -> npt.NDArray[np.float32]:
     share = max(0.0, SMOOTHING - done + SMOOTHING_SLOPE * (shrink - 1))
     return np.array([share, 1 - 2 * share, share], dtype=np.float32)
 
