@@ -67,10 +67,8 @@ def _scaled_colour(plane: Plane, planes: StoredPlanes, shrink: tuple[float, floa
     if (across, down) != (1, 1):
         plane = _even(plane, (across, down))
         half = (plane.shape[1] // across, plane.shape[0] // down)
-        plane, method = (
-            np.asarray(cv2.resize(plane, half, interpolation=cv2.INTER_AREA), dtype=np.uint8),
-            cv2.INTER_CUBIC,
-        )
+        plane = np.asarray(cv2.resize(plane, half, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+        method = cv2.INTER_CUBIC
     # By the factors and not by the size, which would stretch the part of a pixel at the end to a whole one.
     factors = {"fx": NUDGE / shrink[0], "fy": NUDGE / shrink[1]}
     return np.asarray(cv2.resize(plane, None, **factors, interpolation=method), dtype=np.uint8)
