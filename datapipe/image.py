@@ -21,7 +21,7 @@ from datapipe.jpeg import (
     decode_jpeg_planes,
     read_jpeg_header,
 )
-from datapipe.planes import HalvedPlanes, StoredPlanes, scale_planes
+from datapipe.planes import StoredPlanes, scale_planes
 from datapipe.resize import Pixels, Size, is_cubic, needs_resize, reduction_for, resize, scaled_size
 from datapipe.status import SampleStatus
 
@@ -120,12 +120,10 @@ def _process(opened: _Opened, body: bytes, config: BuildConfig) -> StoredImage |
     if refusal is not None:
         return refusal
     if not needs_resize(*original, config):
+        pixels = make_upright(opened.decode(1, False), orientation)
         if config.skip_reencode and opened.is_stored_form and orientation == 1:
-            opened.decode(1, False)  # damage is found
             return _stored(body, original, original, opened, config)
-        if (planes := _planes(opened, original, orientation, config)) is not None:
-            return _stored(encode_planes(planes, config), original, original, opened, config)
-        return _encoded(make_upright(opened.decode(1, False), orientation), original, opened, config)
+        return _encoded(pixels, original, opened, config)
     size = scaled_size(*original, config)
     if size[0] * size[1] > config.max_image_pixels:
         # A line of pixels, made larger: keeping its ratio would take gigabytes.
@@ -133,26 +131,22 @@ def _process(opened: _Opened, body: bytes, config: BuildConfig) -> StoredImage |
     reduction = reduction_for(original, size) if opened.can_reduce else 1
     if orientation != 1 and any(side % reduction for side in original):
         reduction = 1  # turned, the part of a pixel at the end would come to lie at the start
-    scales_alone = reduction == 1 and _scales_alone(original, size, config)
-    if scales_alone and (planes := _planes(opened, size, orientation, config)) is not None:
-        return _stored(encode_planes(planes, config), size, original, opened, config)
+    if reduction == orientation == 1 and _keeps_planes(original, size, config):
+        planes = opened.decode_planes()
+        if planes is not None:
+            return _stored(encode_planes(scale_planes(planes, size), config), size, original, opened, config)
     pixels = make_upright(opened.decode(reduction, min(size) < min(original)), orientation)
     return _encoded(resize(pixels, original, size, config, reduction=reduction), original, opened, config)
 
 
-def _scales_alone(original: Size, size: Size, config: BuildConfig) -> bool:
-    """Whether nothing but smoothing and cubics makes the picture's pixels: so it is with most photographs."""
-    is_whole = config.resize_mode in (ResizeMode.KEEP_RATIO, ResizeMode.KEEP_RATIO_LARGEST)
-    return is_whole and is_cubic((original[0] / size[0], original[1] / size[1]))
-
-
-def _planes(opened: _Opened, size: Size, orientation: int, config: BuildConfig) -> HalvedPlanes | None:
-    """The picture as a JPEG's planes at `size`, without the way through RGB; None where that cannot be."""
-    # Of a line of pixels, the encoder would take planes of half the size for those of another form.
-    if config.encode_format is not EncodeFormat.JPG or orientation != 1 or min(size) < 2:
-        return None
-    planes = opened.decode_planes()
-    return None if planes is None else scale_planes(planes, size)
+def _keeps_planes(original: Size, size: Size, config: BuildConfig) -> bool:
+    """Whether a JPEG of this size may be scaled as it is stored, in planes: most photographs are."""
+    return (
+        config.encode_format is EncodeFormat.JPG
+        and config.resize_mode in (ResizeMode.KEEP_RATIO, ResizeMode.KEEP_RATIO_LARGEST)
+        and is_cubic((original[0] / size[0], original[1] / size[1]))
+        and min(size) > 1  # with a line of pixels, the encoder takes planes of half the size for those of another form
+    )
 
 
 def _refuse(original: Size, config: BuildConfig) -> Refusal | None:

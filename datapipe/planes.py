@@ -40,14 +40,10 @@ class HalvedPlanes:
 
 
 def scale_planes(planes: StoredPlanes, size: Size) -> HalvedPlanes:
-    """The picture at `size`, which is smaller in both directions by less than MAX_CUBIC_SHRINK, or its own."""
-    stored = (planes.light.shape[1], planes.light.shape[0])
-    blue, red = (_halved(plane, planes) for plane in (planes.blue, planes.red))
-    if size == stored:
-        return HalvedPlanes(size, _even(planes.light, (2, 2)), blue, red)
-    shrink = (stored[0] / size[0], stored[1] / size[1])
-    # Colours vary slowly: without smoothing they come out nearer to the exact ones (docs/log.md).
-    return HalvedPlanes(size, _scaled_light(planes.light, size, shrink), *(_cubic(p, shrink) for p in (blue, red)))
+    """The picture at `size`, to which it shrinks as `is_cubic` allows."""
+    shrink = (planes.light.shape[1] / size[0], planes.light.shape[0] / size[1])
+    blue, red = (_scaled_colour(plane, planes, shrink) for plane in (planes.blue, planes.red))
+    return HalvedPlanes(size, _scaled_light(planes.light, size, shrink), blue, red)
 
 
 def _scaled_light(light: Plane, size: Size, shrink: tuple[float, float]) -> Plane:
@@ -60,14 +56,22 @@ def _scaled_light(light: Plane, size: Size, shrink: tuple[float, float]) -> Plan
     return result
 
 
-def _halved(plane: Plane, planes: StoredPlanes) -> Plane:
-    """A plane of colour at half the size of the light, by averaging what is not halved yet."""
+def _scaled_colour(plane: Plane, planes: StoredPlanes, shrink: tuple[float, float]) -> Plane:
+    """A plane of colour at half of the picture's size, by averaging what is not stored so and then interpolating.
+
+    Colours vary slowly: without more smoothing they come out nearer to the exact ones. As they are stored at half the
+    size, cubics would sharpen them beyond what other tools make of them (docs/log.md).
+    """
     across, down = 2 // planes.across, 2 // planes.down
-    if across == down == 1:
-        return plane
-    plane = _even(plane, (across, down))
-    size = (plane.shape[1] // across, plane.shape[0] // down)
-    return np.asarray(cv2.resize(plane, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    method = cv2.INTER_LINEAR
+    if (across, down) != (1, 1):
+        plane = _even(plane, (across, down))
+        half = (plane.shape[1] // across, plane.shape[0] // down)
+        plane = np.asarray(cv2.resize(plane, half, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+        method = cv2.INTER_CUBIC
+    # By the factors and not by the size, which would stretch the part of a pixel at the end to a whole one.
+    factors = {"fx": NUDGE / shrink[0], "fy": NUDGE / shrink[1]}
+    return np.asarray(cv2.resize(plane, None, **factors, interpolation=method), dtype=np.uint8)
 
 
 def _even(plane: Plane, steps: tuple[int, int]) -> Plane:
@@ -76,9 +80,3 @@ def _even(plane: Plane, steps: tuple[int, int]) -> Plane:
     if not below and not right:
         return plane
     return np.asarray(cv2.copyMakeBorder(plane, 0, below, 0, right, cv2.BORDER_REPLICATE), dtype=np.uint8)
-
-
-def _cubic(plane: Plane, shrink: tuple[float, float]) -> Plane:
-    # By the factors and not by the size, which would stretch the part of a pixel at the end to a whole one.
-    factors = {"fx": NUDGE / shrink[0], "fy": NUDGE / shrink[1]}
-    return np.asarray(cv2.resize(plane, None, **factors, interpolation=cv2.INTER_CUBIC), dtype=np.uint8)
