@@ -5,6 +5,7 @@ from infra.storage import storage_of
 from orchestrator.config import RunConfig
 from orchestrator.stages import Stage, require_sections
 from training.launch import check_training
+from training.model import check_tokenizer
 from training.plan import TrainingPlan, plan_training, worker_memory
 from training.samples import select_training
 
@@ -19,5 +20,6 @@ def plan_run(config: RunConfig) -> TrainingPlan:
     sources = config.train.training_sources()
     is_ready = all(storage_of(source.path).exists(MANIFEST_FILE) for source in sources)
     check_training(config.train, dataset_is_ready=is_ready)
+    check_tokenizer(config.train.model)
     samples = select_training(config.train)[1].places if is_ready else None
     return plan_training(config.train, samples, worker_memory(config.train))

@@ -9,7 +9,7 @@ from open_clip import model as clip_models
 from torch import nn
 
 from infra.errors import ConfigError
-from training.model_names import check_model_name
+from training.model_names import check_hub_packages, check_model_name
 from training.small_models import SMALL_ARCHITECTURES, Architecture
 
 
@@ -28,17 +28,20 @@ def _read_architecture(name: str) -> Architecture:
 def build(name: str, *, patch_dropout: float = 0.0) -> nn.Module:
     """The contrastive model with fresh weights from torch's random numbers.
 
-    Of CoCa it is the contrastive part: both towers without the decoder of captions. Raises ConfigError for an unknown
-    name, and for patch dropout in a tower without patches.
+    Of CoCa it is the contrastive part: both towers without the decoder of captions. A text tower of the Hugging Face
+    hub has its shape from there, and fresh weights too. Raises ConfigError for an unknown name, for a tower that can't
+    be had, and for patch dropout in a tower without patches.
     """
     architecture = architecture_of(name)
-    if "hf_model_name" in architecture["text_cfg"]:
-        return _with_text_tower_of_the_hub(name)
+    is_of_the_hub = "hf_model_name" in architecture["text_cfg"]
+    if is_of_the_hub:
+        check_hub_packages(name)
+        architecture["text_cfg"]["hf_model_pretrained"] = False
     if architecture.pop("multimodal_cfg", None):
         architecture["vision_cfg"]["output_tokens"] = architecture["text_cfg"]["output_tokens"] = False
     if patch_dropout:
         architecture["vision_cfg"]["patch_dropout"] = patch_dropout
-    is_custom = architecture.pop("custom_text", False)
+    is_custom = architecture.pop("custom_text", False) or is_of_the_hub
     model_class = clip_models.CustomTextCLIP if is_custom else clip_models.CLIP
     try:
         model: nn.Module = model_class(**architecture)
@@ -46,6 +49,12 @@ def build(name: str, *, patch_dropout: float = 0.0) -> nn.Module:
         if not patch_dropout:
             raise
         raise _no_patches(name, patch_dropout) from error
+    except OSError as error:
+        raise ConfigError(
+            f"train.model: the text tower of {name!r} cannot be had from the Hugging Face hub: {error}",
+            "Its shape is described there: it needs the network once, or the hub's cache.",
+            "Give every node the network once, or take a model with a text tower of its own.",
+        ) from error
     if patch_dropout and isinstance(architecture["vision_cfg"].get("layers"), list):
         raise _no_patches(name, patch_dropout)
     return model
@@ -60,18 +69,6 @@ def build_without_memory(name: str, *, patch_dropout: float = 0.0) -> nn.Module:
 def uses_quick_gelu(name: str) -> bool:
     """Whether the model's activation is x·σ(1.702x), OpenAI's, and not GELU."""
     return bool(architecture_of(name).get("quick_gelu", False))
-
-
-def _with_text_tower_of_the_hub(name: str) -> nn.Module:
-    try:
-        model: nn.Module = open_clip.create_model(name)
-    except (RuntimeError, OSError) as error:
-        raise ConfigError(
-            f"train.model: {name!r} has a text tower of the Hugging Face hub, which cannot be had: {error}",
-            "It needs the transformers package, and the network or its cache.",
-            "Run pip install transformers on every node, or take a model with a text tower of its own.",
-        ) from error
-    return model
 
 
 def _no_patches(name: str, patch_dropout: float) -> ConfigError:

@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from infra.settings import Place, Settings, absolute_place
 
@@ -22,6 +22,7 @@ class Precision(StrEnum):
     BF16 = "bf16"
 
 
+MAX_LOGIT_SCALE = 100.0  # CLIP's: past it training becomes unstable
 WEIGHT_FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
 
@@ -69,7 +70,13 @@ class Tracker(StrEnum):
     MLFLOW = "mlflow"
 
 
-class LockConfig(Settings):
+class FiniteSettings(Settings):
+    """A section whose numbers are all finite."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class LockConfig(FiniteSettings):
     """What training leaves as it is."""
 
     image: bool | Annotated[int, Field(ge=0)] = False
@@ -86,7 +93,7 @@ class SamplePart(StrEnum):
     HELD_OUT = "held_out"
 
 
-class DataSource(Settings):
+class DataSource(FiniteSettings):
     """A dataset, or the samples of it that fulfil a condition."""
 
     path: Place
@@ -121,7 +128,7 @@ ChannelDeviations = tuple[Ratio, Ratio, Ratio]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
-class AugmentConfig(Settings):
+class AugmentConfig(FiniteSettings):
     """How training pictures are changed at random; the default is CLIP's square crop."""
 
     crop_scale: tuple[Share, Share] = (0.9, 1.0)
@@ -146,7 +153,7 @@ class AugmentConfig(Settings):
         return self
 
 
-class RetrievalConfig(Settings):
+class RetrievalConfig(FiniteSettings):
     """Recall@k from text to image and back."""
 
     data: Place | DataSource | None = None
@@ -155,7 +162,7 @@ class RetrievalConfig(Settings):
     """The k of recall@k."""
 
 
-class ZeroShotConfig(Settings):
+class ZeroShotConfig(FiniteSettings):
     """Classification by the nearest class prompt."""
 
     data: Place | DataSource | None = None
@@ -168,7 +175,7 @@ class ZeroShotConfig(Settings):
     """Prompts, with {} for the class name; their embeddings are averaged."""
 
 
-class EvaluateConfig(Settings):
+class EvaluateConfig(FiniteSettings):
     """Checkpoint → scores."""
 
     retrieval: RetrievalConfig | None = None
@@ -181,7 +188,7 @@ class EvaluateConfig(Settings):
     """Whether the weights' moving average is evaluated, where the checkpoint has one."""
 
 
-class TrainConfig(Settings):
+class TrainConfig(FiniteSettings):
     """Dataset → checkpoint. Give exactly one of `steps`, `samples` and `epochs`."""
 
     data: Place | DataSource | Annotated[list[Place | MixedSource], Field(min_length=1)]
@@ -218,7 +225,7 @@ class TrainConfig(Settings):
     """Length of the training in samples seen."""
     epochs: Annotated[float, Field(gt=0)] | None = None
     """Length of the training in passes over the dataset."""
-    initial_logit_scale: Annotated[float, Field(ge=1, le=100)] | None = None
+    initial_logit_scale: Annotated[float, Field(ge=1, le=MAX_LOGIT_SCALE)] | None = None
     """Logit scale (1 / temperature) at the start; null: the paper's, 1/0.07 for clip and 10 for siglip."""
     initial_logit_bias: float | None = None
     """siglip's bias at the start; null: -ln(N - 1) of the global batch N, which is balanced; the paper's is -10."""

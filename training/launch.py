@@ -23,7 +23,7 @@ from training.config import TrainConfig
 from training.deepspeed_settings import with_settings_inside
 from training.evaluate import parts_to_score, validation_of
 from training.failure import failure_of
-from training.model_names import check_model_name
+from training.model_names import check_hub_packages, check_model_name
 from training.records import METRICS_FILE, PLAN_FILE, parse_metrics, read_metrics
 from training.retry import RetryRule, RetryState, decide
 from training.trackers import check_trackers, open_trackers
@@ -50,6 +50,7 @@ class TrainResult:
 def check_training(config: TrainConfig, *, dataset_is_ready: bool) -> None:
     """Finds what a user can have got wrong, before anything is started. Raises UserError."""
     check_model_name(config.model)
+    check_hub_packages(config.model)
     check_trackers(config)
     with_settings_inside(config)
     if config.global_batch_size < config.max_workers:
@@ -59,6 +60,7 @@ def check_training(config: TrainConfig, *, dataset_is_ready: bool) -> None:
             "Raise train.global_batch_size or lower train.workers.",
         )
     _require_whole_micro_batches(config)
+    _require_full_micro_batches(config)
     if config.validate_every is not None:
         parts_to_score(*validation_of(config))
     if dataset_is_ready:
@@ -82,6 +84,21 @@ def _require_whole_micro_batches(config: TrainConfig) -> None:
         )
 
 
+def _require_full_micro_batches(config: TrainConfig) -> None:
+    """No worker may get an empty micro-batch, whatever number of a range they are."""
+    for workers in range(config.min_workers, config.max_workers + 1):
+        fewest, most = config.global_batch_size // workers, -(-config.global_batch_size // workers)
+        micro_batches = -(-most // (config.micro_batch_size or most))
+        if fewest < micro_batches:
+            raise ConfigError(
+                f"train.micro_batch_size: got {config.micro_batch_size}; of {workers} workers some have {fewest:,} "
+                f"and others {most:,} pairs of a global batch of {config.global_batch_size:,}, "
+                f"in {micro_batches:,} pieces.",
+                "Each worker has as many micro-batches as the others, with at least one pair in each.",
+                "Raise train.micro_batch_size, or change train.global_batch_size or train.workers.",
+            )
+
+
 def train(
     config: TrainConfig,
     run: Storage,
@@ -99,12 +116,12 @@ def train(
     Raises UserError for a config that doesn't fit the data or the cluster, StageFailed when the training failed
     more often than `max_restarts`.
     """
-    from training.model import Tokenizer
+    from training.model import check_tokenizer
     from training.plan import plan_training, worker_memory
     from training.samples import select_training
 
     # Fails here, and not in every worker, when it can't be had.
-    Tokenizer(config.model)
+    check_tokenizer(config.model)
     _, order = select_training(config)
     plan = plan_training(config, order.places, worker_memory(config))
     assert plan.steps is not None

@@ -12,8 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from training.config import TrainConfig
-from training.model import MAX_LOGIT_SCALE
+from training.config import MAX_LOGIT_SCALE, TrainConfig
 
 MAX_LOG_SCALE = math.log(MAX_LOGIT_SCALE)
 SCALE_NAME, BIAS_NAME = "logit_scale", "logit_bias"

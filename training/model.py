@@ -14,12 +14,12 @@ from infra.errors import ConfigError
 from training.architectures import architecture_of, build
 from training.config import LossName, TrainConfig
 from training.locking import lock_towers
+from training.model_names import check_hub_packages
 from training.pretrained import load_pretrained
 from training.small_models import SMALL_ARCHITECTURES
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
-MAX_LOGIT_SCALE = 100.0
 CLIP_INITIAL_SCALE = 1 / 0.07
 SIGLIP_INITIAL_SCALE = 10.0
 SIGLIP_INITIAL_BIAS = -10.0
@@ -57,6 +57,31 @@ class Tokenizer:
         """The captions' tokens, cut or padded to the context length."""
         tokens: Tensor = self._tokenize(list(captions))
         return tokens
+
+    @property
+    def vocabulary(self) -> int:
+        """How many different tokens it gives."""
+        return int(getattr(self._tokenize, "tokenizer", self._tokenize).vocab_size)
+
+
+def check_tokenizer(name: str) -> None:
+    """Raises ConfigError when the model's tokenizer can't be had, or gives what its text tower doesn't take."""
+    check_hub_packages(name)
+    tokenizer, text = Tokenizer(name), architecture_of(name)["text_cfg"]
+    if "hf_model_name" in text:
+        return  # the tower has its shape from where the tokenizer is from
+    context, vocabulary = text.get("context_length", 77), text.get("vocab_size", 49408)
+    width = tokenizer(["a photo"]).shape[1]
+    for what, gives, takes in (
+        ("tokens for each caption", width, context),
+        ("different tokens", tokenizer.vocabulary, vocabulary),
+    ):
+        if gives > takes:
+            raise ConfigError(
+                f"train.model: the tokenizer of {name!r} gives {gives:,} {what}; its text tower takes {takes:,}.",
+                "A tokenizer may give as many as the tower takes, or fewer.",
+                "Take another model, or the tokenizer and open_clip version that belong to this one.",
+            )
 
 
 def create_model(

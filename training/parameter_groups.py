@@ -37,7 +37,5 @@ def is_decayed(name: str, parameter: Tensor, rule: WeightDecayRule) -> bool:
     """
     if parameter.ndim < 2 or any(part in name for part in ("bn", "ln", "bias", "logit_scale")):
         return False
-    is_position = any(
-        part in name for part in ("positional_embedding", "pos_embed", "class_embedding", "cls_token", "cls_emb")
-    )
+    is_position = any(part in name for part in POSITIONS_AND_CLASS_TOKENS)
     return not (is_position and rule is WeightDecayRule.OPEN_CLIP)

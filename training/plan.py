@@ -7,8 +7,9 @@ from typing import Any
 import psutil
 import torch
 
+from infra.errors import ConfigError
 from training.architectures import build_without_memory
-from training.config import TrainConfig
+from training.config import ScheduleName, TrainConfig
 from training.locking import lock_towers
 from training.memory import MemoryPlan, plan_memory
 from training.model import model_to_train
@@ -122,6 +123,8 @@ def plan_training(config: TrainConfig, samples: int | None, worker_memory_bytes:
     rows = -(-config.global_batch_size // config.max_workers)
     # Of these three ways to state a length, epochs alone want the samples.
     length = None if samples is None and config.epochs is not None else length_of(config, samples or 0)
+    if length is not None:
+        _require_room_for_schedule(config, length)
     memory = plan_memory(config, size.image + size.text - locked, locked, size.embedding_width, config.max_workers)
     return TrainingPlan(
         config.model,
@@ -141,6 +144,17 @@ def plan_training(config: TrainConfig, samples: int | None, worker_memory_bytes:
         memory,
         worker_memory_bytes,
     )
+
+
+def _require_room_for_schedule(config: TrainConfig, length: Length) -> None:
+    cooldown = 0 if config.schedule is ScheduleName.COSINE else config.cooldown_steps
+    if length.warmup + cooldown > length.steps:
+        raise ConfigError(
+            f"train.warmup_steps and train.cooldown_steps: got {length.warmup:,} and {cooldown:,}; "
+            f"the training has {length.steps:,} steps.",
+            "The learning rate rises, and goes down at the end, within the training.",
+            "Lower them, or train for longer.",
+        )
 
 
 def worker_memory(config: TrainConfig) -> int | None:

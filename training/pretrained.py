@@ -1,6 +1,7 @@
 """Starts a model from weights: a file, a checkpoint of ours, an open_clip tag or a Hugging Face folder."""
 
 import logging
+import math
 import pickle
 import tempfile
 from pathlib import Path
@@ -13,7 +14,7 @@ from infra.errors import ConfigError
 from infra.storage import Storage
 from training.architectures import uses_quick_gelu
 from training.checkpoint import MARKER_FILE, TensorKind, load_tensors, require_whole
-from training.config import WEIGHT_FILE_SUFFIXES, PretrainedTowers, TrainConfig
+from training.config import MAX_LOGIT_SCALE, WEIGHT_FILE_SUFFIXES, PretrainedTowers, TrainConfig
 from training.hugging_face import from_transformers, is_transformers_clip
 from training.model_size import tower_of
 from training.weight_facts import facts_of_weights, pretrained_tag
@@ -171,8 +172,15 @@ def _fit_scalars(state: State, model: nn.Module, config: TrainConfig) -> None:
     for name in SCALARS:
         if name not in own or name not in state or given[name] is not None:
             state.pop(name, None)
-        else:
-            state[name] = state[name].reshape(own[name].shape)
+            continue
+        value = state[name].reshape(own[name].shape).float()
+        if not bool(value.isfinite()):
+            raise ConfigError(
+                f"train.pretrained: {config.pretrained} has {name} = {value.item()}.",
+                "It must be a number.",
+                f"Set train.initial_{name}, or take other weights: a training that ended so may have spoilt them all.",
+            )
+        state[name] = value.clamp(0.0, math.log(MAX_LOGIT_SCALE)) if name == "logit_scale" else value
 
 
 def _require_fit(state: State, model: nn.Module, config: TrainConfig) -> None:

@@ -12,6 +12,8 @@ from orchestrator.cli import cli
 from orchestrator.config import load_config
 from orchestrator.dry_run import plan_run
 from orchestrator.recipe_list import recipe, recipes
+from training import model_names
+from training.plan import plan_training
 
 NAMES = [each.name for each in recipes()]
 
@@ -31,7 +33,9 @@ def test_the_recipes_of_the_papers_are_there():
 def test_a_recipe_is_planned_without_its_dataset(name: str, tmp_path: Path):
     # Weights of the net are left out here; that they fit is shown with files below.
     config = load_config(written(name, tmp_path), ["train.pretrained=null"])
-    plan = plan_run(config)
+    # The tokenizer of SigLIP is the hub's: without it the parts are planned all the same.
+    assert config.train is not None
+    plan = plan_training(config.train, None) if name.startswith("siglip") else plan_run(config)
     text = "\n".join(plan.lines())
     assert (plan.model in text and "not built yet" in text) or plan.steps is not None
     assert plan.image_parameters > 1e6 and plan.memory.total > 0
@@ -39,6 +43,20 @@ def test_a_recipe_is_planned_without_its_dataset(name: str, tmp_path: Path):
         assert plan.global_batch_size == 32_768
     if name == "lit":
         assert plan.locked_parameters == plan.image_parameters
+
+
+def test_a_dry_run_says_that_siglips_tokenizer_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    find = model_names.find_spec
+    monkeypatch.setattr(model_names, "find_spec", lambda package: None if package == "transformers" else find(package))
+    config = load_config(written("siglip-vit-b-16", tmp_path))
+    with pytest.raises(ConfigError, match=r"timm/ViT-B-16-SigLIP of the Hugging Face hub.*\n.*\n.*pip install transf"):
+        plan_run(config)
+
+
+def test_lit_starts_its_image_tower_from_weights_and_its_text_tower_afresh(tmp_path: Path):
+    settings = load_config(written("lit", tmp_path)).train
+    assert settings is not None and settings.pretrained is not None
+    assert settings.pretrained_towers == "image" and settings.lock.image is True and settings.lock.text is False
 
 
 def test_clips_own_hyper_parameters_are_in_its_recipes(tmp_path: Path):
@@ -82,6 +100,7 @@ def test_a_dry_run_knows_the_dataset_and_starts_nothing(tmp_path: Path):
 @pytest.mark.parametrize(
     ("override", "found"),
     [
+        ("train.warmup_steps=500000", "got 500,000 and 0; the training has"),
         ("train.micro_batch_size=48", "nearest that fit are 96 and 192"),
         ("train.lock.image=9", "the tower has 6"),
         ("train.model=diptych-tinny", "Did you mean diptych-tiny"),

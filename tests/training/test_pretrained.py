@@ -18,6 +18,7 @@ from torch import nn
 from infra.errors import ConfigError
 from infra.storage import Storage
 from training.checkpoint import CheckpointState
+from training.config import LossName
 from training.model import create_model, model_to_train
 from training.model_size import tower_of
 
@@ -58,6 +59,22 @@ def test_the_configs_own_scale_is_kept(tmp_path: Path):
     torch.save(trained(), tmp_path / "w.pt")
     model = model_to_train(config(1, pretrained=str(tmp_path / "w.pt"), initial_logit_scale=42.0))
     assert model.logit_scale.exp().item() == pytest.approx(42.0)
+
+
+@pytest.mark.parametrize(("given", "kept"), [(4.6052, math.log(100)), (9.0, math.log(100)), (-1.0, 0.0), (3.0, 3.0)])
+def test_a_scale_out_of_bounds_is_clamped_at_the_start(tmp_path: Path, given: float, kept: float):
+    torch.save(trained() | {"logit_scale": torch.tensor(given)}, tmp_path / "w.pt")
+    assert model_to_train(config(1, pretrained=str(tmp_path / "w.pt"))).logit_scale.item() == pytest.approx(kept)
+
+
+@pytest.mark.parametrize("name", ["logit_scale", "logit_bias"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_scalar_that_is_no_number_is_refused(tmp_path: Path, name: str, value: float):
+    torch.save(trained(loss="siglip") | {name: torch.tensor([value])}, tmp_path / "w.pt")
+    values: dict[str, Any] = {"loss": LossName.SIGLIP, "pretrained": str(tmp_path / "w.pt")}
+    with pytest.raises(ConfigError, match=f"{name} = {value}"):
+        model_to_train(config(1, **values))
+    assert model_to_train(config(1, **values, **{f"initial_{name}": 2.0})) is not None
 
 
 def test_a_checkpoint_of_ours_is_a_start(tmp_path: Path):
