@@ -176,7 +176,7 @@ def _refuse_other_training(config: RunConfig, folder: Storage) -> None:
     ):
         return
     before = _result_keys(yaml.safe_load(folder.read_bytes(CONFIG_FILE)).get("train") or {})
-    now = _result_keys(config.train.model_dump(mode="json", exclude_none=True))
+    now = _result_keys(config.train.model_dump(mode="json"))
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if before and changed:
         shown = ", ".join(f"train.{key} {before.get(key, 'unset')} → {now.get(key, 'unset')}" for key in changed)

@@ -250,6 +250,7 @@ def test_kills_at_random_moments_leave_the_undisturbed_weights(
             driver.wait()
             # The cluster of a dead driver ends by itself.
             psutil.wait_procs(processes, timeout=60)
+        assert driver.poll() in (0, -signal.SIGKILL), (folder / "output.txt").read_text()
         if driver.poll() == 0 and done < rounds:
             shutil.rmtree(run)  # through before the last kill: once more from the start
     print(kinds)

@@ -119,3 +119,11 @@ def test_every_key_of_the_config_says_what_it_is_for():
         *(RunConfig.model_fields[name].annotation.__args__[0] for name in ("build", "train", "evaluate")),
     ]
     assert [name for section in sections for name in undocumented(section, f"{section.__name__}.")] == []
+
+
+def test_what_is_kept_is_read_back_as_it_is_with_its_nulls(tmp_path: Path):
+    path = tmp_path / "birds.yaml"
+    path.write_text("train: {data: birds, steps: 3, checkpoint_every: null}\n")
+    config = load_config(path)
+    (tmp_path / "run.yaml").write_bytes(config.to_yaml())
+    assert load_config(tmp_path / "run.yaml") == config
