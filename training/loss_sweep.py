@@ -3,13 +3,31 @@
 Legend: N rows of the global batch, n of this rank, D width, W ranks; a tile has R rows and C columns.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from training.peers import Peers
+
+Pass = TypeVar("Pass", bound=Callable[..., object])
+
+
+def without_autocast(function: Pass) -> Pass:
+    """A forward or backward of autograd (ctx, tensor, …) whose products and sums keep the precision they ask for.
+
+    Under torch.autocast, matrix products of fp32 features would be taken in half precision.
+    """
+
+    @wraps(function)
+    def run(ctx: Any, *arguments: Any) -> object:
+        with torch.autocast(arguments[0].device.type, enabled=False):
+            return function(ctx, *arguments)
+
+    return cast(Pass, run)
 
 
 @dataclass(frozen=True, slots=True)

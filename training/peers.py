@@ -107,10 +107,42 @@ def alone(rows: int) -> Peers:
     return Peers((rows,), 0, None)
 
 
-def find_peers(rows: int, device: torch.device, group: ProcessGroup | None) -> Peers:
-    """The ranks of the group (None: all) and how many rows each has."""
+def find_peers(images: Tensor, texts: Tensor, group: ProcessGroup | None) -> Peers:
+    """The ranks of the group (None: all) and how many pairs each has.
+
+    images, texts: (n, D), this rank's; n may be 0 where other ranks have rows. Raises ValueError on every rank at once
+    when a rank's are no pairs, or ranks differ in D: raised on one alone, the others would wait for it for ever.
+    """
+    own = [*_shape(images), *_shape(texts)]
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size(group) == 1:
-        return alone(rows)
-    counts = torch.empty(dist.get_world_size(group), dtype=torch.int64, device=device)
-    dist.all_gather_single(counts, torch.tensor([rows], dtype=torch.int64, device=device), group=group)
-    return Peers(tuple(counts.tolist()), dist.get_rank(group), group)
+        shapes, rank = [own], None
+    else:
+        rank = dist.get_rank(group)
+        gathered = torch.empty(4 * dist.get_world_size(group), dtype=torch.int64, device=images.device)
+        dist.all_gather_single(gathered, torch.tensor(own, device=images.device), group=group)
+        shapes = gathered.reshape(-1, 4).tolist()
+    _require_pairs(shapes)
+    if rank is None:
+        return alone(len(images))
+    return Peers(tuple(rows for rows, *_ in shapes), rank, group)
+
+
+def _shape(features: Tensor) -> tuple[int, int]:
+    """Rows and width; −1 rows for what has not two dimensions."""
+    return (features.shape[0], features.shape[1]) if features.ndim == 2 else (-1, features.ndim)
+
+
+def _require_pairs(shapes: list[list[int]]) -> None:
+    for rank, (rows, width, text_rows, text_width) in enumerate(shapes):
+        if -1 in (rows, text_rows):
+            dimensions = width if rows == -1 else text_width
+            raise ValueError(f"features of rank {rank}: got {dimensions} dimensions; want (rows, width)")
+        if rows != text_rows:
+            raise ValueError(f"rank {rank} has {rows} images and {text_rows} texts; want as many of both, in pairs")
+        if width != text_width or width != shapes[0][1]:
+            raise ValueError(
+                f"rank {rank} has images of width {width} and texts of width {text_width}, and rank 0 images of width "
+                f"{shapes[0][1]}; want one width"
+            )
+    if not any(rows for rows, *_ in shapes):
+        raise ValueError("got no pairs on any rank; want at least one")

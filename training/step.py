@@ -115,6 +115,7 @@ def _step_on_cached_features(
     with torch.no_grad():
         cached = [_encode(engine, traits, micro_batch, place) for micro_batch in micro_batches]
     images, texts = (torch.cat(side).requires_grad_() for side in zip(*cached, strict=True))
+    del cached  # beside its copy and that one's gradients it would be a third of the features' memory
     loss = global_loss(name, images, texts, engine.scalars)
     value = float(loss.detach())
     if not judge.is_good(value, place.step):

@@ -1,5 +1,6 @@
 """What the plan says of memory, against what a training holds."""
 
+import gc
 from typing import Any
 
 import pytest
@@ -8,10 +9,11 @@ from ranks import Ranks
 from test_engine import BATCH, STAGES, config, make_engine, make_model, steps
 
 from training.config import TrainConfig
-from training.memory import activation_bytes, saved_bytes, state_bytes
+from training.memory import activation_bytes, plan_memory, saved_bytes, state_bytes
 from training.model_size import size_of
 from training.small_models import SMALL_ARCHITECTURES
 
+WIDTH = 192  # D of diptych-tiny
 PARTS = ("weights", "masters", "gradients", "bucket", "moments", "average")
 
 
@@ -75,3 +77,30 @@ def test_recomputed_activations_and_locked_towers_save_memory():
     assert activation_bytes(config(0, lock={"image": True}), BATCH) < plain / 2
     assert activation_bytes(config(0, patch_dropout=0.75), BATCH) < plain
     assert activation_bytes(TrainConfig(data="x", steps=1, model="diptych-tiny", precision="bf16"), BATCH) < plain
+
+
+def features_between_backwards(_group: Any, values: dict[str, Any]) -> tuple[int, int]:
+    """Bytes of the features and their gradients after the loss's backward, and what the plan says of them."""
+    settings = config(0, micro_batch_size=1, **values)
+    engine = make_engine(settings)
+    plan = plan_memory(settings, 1, 0, WIDTH, torch.distributed.get_world_size())
+    found = []
+    backward = engine.backward
+
+    def watched(loss: torch.Tensor) -> None:
+        gc.collect()
+        alive = [t for t in gc.get_objects() if type(t) is torch.Tensor and t.ndim == 2 and t.shape[1] == WIDTH]
+        # This micro-batch's own features, one row a side, have a graph that leads into the model.
+        rows = [t for t in alive if t.grad_fn is None and len(t) <= BATCH]
+        found.append(storage_bytes([*rows, *(t.grad for t in rows if t.is_leaf and t.grad is not None)]))
+        backward(loss)
+
+    engine.backward = watched
+    steps(engine, settings, 0, 1)
+    return max(found), plan.features
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_cached_features_are_held_once_beside_their_gradients(ranks: Ranks, precision: str):
+    for found, planned in ranks.run(features_between_backwards, [({"precision": precision},)] * 3):
+        assert found == planned
