@@ -53,10 +53,8 @@ def end_training(patience_s: float) -> None:
 
 
 def is_preempted() -> bool:
-    """Whether this worker has been asked to go. Every rank calls it at once."""
-    # Ray's answer is rank 0's, sent to all: a rank that did not ask would keep the others waiting for ever.
-    is_draining = _is_node_draining()
-    return _asked.is_set() or is_draining
+    """Whether this worker has been asked to go."""
+    return _asked.is_set() or _is_node_draining()
 
 
 def _is_node_draining() -> bool:
