@@ -21,6 +21,7 @@ from training.checkpoint import TensorKind, load_tensors, newest_checkpoint, ste
 
 pytestmark = pytest.mark.slow
 
+SHARE_IN_START_UP = 0.3
 FOUND_WITHIN_S = 60  # of Ray's own looks at its workers, on a busy machine
 STEPS = 60  # a second and more are left after the step that a kill waits for
 COMPILERS = ("cc", "c++", "gcc", "g++", "clang", "clang++", "nvcc", "ninja", "c89", "c99")
@@ -220,6 +221,22 @@ def test_a_worker_that_stands_still_is_found_named_and_replaced(folder: Path, un
     assert "was silent for" in output and "in step" in output
 
 
+def wait_for_a_moment(run: Path, driver: subprocess.Popen[str], chance: random.Random) -> None:
+    """Any moment of the start-up, or of the training after some more steps; or the driver's end."""
+    if chance.random() < SHARE_IN_START_UP:
+        moment = time.monotonic() + chance.uniform(1, 25)
+        wait_until(lambda: time.monotonic() > moment or driver.poll() is not None)
+        return
+    steps = recorded(run) + chance.randint(1, 12)
+    wait_until(lambda: recorded(run) >= steps or driver.poll() is not None)
+    time.sleep(chance.uniform(0, 0.3))  # into the midst of a step, or of a checkpoint
+
+
+def recorded(run: Path) -> int:
+    metrics = run / "metrics.jsonl"
+    return len(metrics.read_bytes().splitlines()) if metrics.exists() else 0
+
+
 def test_kills_at_random_moments_leave_the_undisturbed_weights(
     folder: Path, undisturbed: dict[int, float], request: pytest.FixtureRequest
 ):
@@ -234,8 +251,7 @@ def test_kills_at_random_moments_leave_the_undisturbed_weights(
     while done < rounds:
         driver = start_diptych("train", "random.yaml", cwd=folder)
         while done < rounds and driver.poll() is None:
-            moment = time.monotonic() + chance.uniform(2, 30)
-            wait_until(lambda: time.monotonic() > moment or driver.poll() is not None)  # noqa: B023 - called at once
+            wait_for_a_moment(run, driver, chance)
             if driver.poll() is not None:
                 break
             done += 1
