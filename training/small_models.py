@@ -29,8 +29,8 @@ SMALL_ARCHITECTURES: dict[str, Architecture] = {
     # Under a million parameters on pictures of full size: for measuring what a training spends beside its model.
     "diptych-nano": {
         "embed_dim": 32,
-        "vision_cfg": {"image_size": 224, "layers": 1, "width": 32, "patch_size": 32, "head_width": 32},
-        "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 1, "layers": 1},
+        "vision_cfg": {"image_size": 224, "layers": 2, "width": 32, "patch_size": 32, "head_width": 32},
+        "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 1, "layers": 2},
     },
     "diptych-tiny-quickgelu": {
         "embed_dim": 512,
