@@ -6,7 +6,7 @@ import pytest
 from ranks import Ranks
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # engines of DeepSpeed leave some memory behind
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
     with Ranks(tmp_path_factory.mktemp("ranks")) as started:
         yield started
