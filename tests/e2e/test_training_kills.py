@@ -237,6 +237,26 @@ def recorded(run: Path) -> int:
     return len(metrics.read_bytes().splitlines()) if metrics.exists() else 0
 
 
+def kill_at_random(
+    driver: subprocess.Popen[str], run: Path, chance: random.Random, kinds: list[str], rounds: int
+) -> bool:
+    """Kills workers until it kills the driver, alone or with all; whether the training came through. `kinds` grows."""
+    while len(kinds) < rounds:
+        wait_for_a_moment(run, driver, chance)
+        if driver.poll() is not None:
+            break
+        workers, processes = training_workers(driver), family(driver.pid)
+        kinds.append(chance.choice(["worker", "all", "driver"] if workers else ["all", "driver"]))
+        if kinds[-1] != "worker":
+            kill_all(processes if kinds[-1] == "all" else [psutil.Process(driver.pid)])
+            # The cluster of a dead driver ends by itself.
+            psutil.wait_procs(processes, timeout=60)
+            return False
+        kill_all([chance.choice(workers)])
+    assert driver.wait(WAIT_S) == 0, (driver.args, kinds)
+    return True
+
+
 def test_kills_at_random_moments_leave_the_undisturbed_weights(
     folder: Path, undisturbed: dict[int, float], request: pytest.FixtureRequest
 ):
@@ -247,28 +267,12 @@ def test_kills_at_random_moments_leave_the_undisturbed_weights(
     chance = random.Random(seed)
     (folder / "random.yaml").write_text(CONFIG + "  max_restarts: 1000\n")
     run = folder / "runs" / "random"
-    done, kinds = 0, []
-    while done < rounds:
+    kinds: list[str] = []
+    while len(kinds) < rounds:
         driver = start_diptych("train", "random.yaml", cwd=folder)
-        while done < rounds and driver.poll() is None:
-            wait_for_a_moment(run, driver, chance)
-            if driver.poll() is not None:
-                break
-            done += 1
-            workers = training_workers(driver)
-            kind = chance.choice(["worker", "all", "driver"]) if workers else chance.choice(["all", "driver"])
-            kinds.append(kind)
-            processes = family(driver.pid)
-            if kind == "worker":
-                kill_all([chance.choice(workers)])
-                continue
-            kill_all(processes if kind == "all" else [psutil.Process(driver.pid)])
-            driver.wait()
-            # The cluster of a dead driver ends by itself.
-            psutil.wait_procs(processes, timeout=60)
-        assert driver.poll() in (0, -signal.SIGKILL), (folder / "output.txt").read_text()
-        if driver.poll() == 0 and done < rounds:
-            shutil.rmtree(run)  # through before the last kill: once more from the start
+        is_through = kill_at_random(driver, run, chance, kinds, rounds)
+        if is_through and len(kinds) < rounds:
+            shutil.rmtree(run)  # once more from the start
     print(kinds)
     assert diptych("train", "random.yaml", cwd=folder, timeout_s=WAIT_S).returncode == 0
     assert losses(run) == undisturbed
