@@ -34,14 +34,14 @@ MB = 1e6
 
 # Started by torchrun: the script's own main, with our architecture under its name.
 OPEN_CLIP_MAIN = """
-import functools, sys
+import functools, json, sys
 import open_clip, open_clip_train.data, webdataset.tariterators
 from open_clip_train.main import main
 open_clip.add_model_config(sys.argv[1])
 # This webdataset marks the ends of tar files, which open_clip 3.3 does not know.
 expand = webdataset.tariterators.tar_file_expander
 open_clip_train.data.tar_file_expander = functools.partial(expand, eof_value=None)
-main(sys.argv[2:])
+main(json.loads(sys.argv[2]))
 """
 
 
@@ -147,8 +147,10 @@ def open_clips(folder: Path, case: Case, number: int) -> Result:
         "save-frequency": 0,
     }
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={WORKERS}"]
-    command += [str(script), str(models), "--dataset-resampled", "--local-loss", "--gather-with-grad"]
-    command += [word for key, value in arguments.items() for word in (f"--{key}", str(value))]
+    options = ["--dataset-resampled", "--local-loss", "--gather-with-grad"]
+    options += [word for key, value in arguments.items() for word in (f"--{key}", str(value))]
+    # In one word, for torchrun takes some of the script's options for its own.
+    command += [str(script), str(models), json.dumps(options)]
     log = folder / f"{name}.txt"
     peak = watched(lambda: start(command, log), LOOK_EVERY_S)
     times = [float(value) for value in re.findall(r"Batch \(t\): ([0-9.]+)", log.read_text())][SKIPPED_LOGS:]
