@@ -35,12 +35,15 @@ MB = 1e6
 # Started by torchrun: the script's own main, with our architecture under its name.
 OPEN_CLIP_MAIN = """
 import functools, json, sys
-import open_clip, open_clip_train.data, webdataset.tariterators
+import open_clip, open_clip_train.data, torch, webdataset.tariterators
 from open_clip_train.main import main
 open_clip.add_model_config(sys.argv[1])
 # This webdataset marks the ends of tar files, which open_clip 3.3 does not know.
 expand = webdataset.tariterators.tar_file_expander
 open_clip_train.data.tar_file_expander = functools.partial(expand, eof_value=None)
+# open_clip 3.3 names the device of a process, which this torch refuses for a CPU.
+wrap = torch.nn.parallel.DistributedDataParallel
+torch.nn.parallel.DistributedDataParallel = lambda model, device_ids=None, **options: wrap(model, **options)
 main(json.loads(sys.argv[2]))
 """
 
