@@ -1,5 +1,6 @@
 """A log of lines in storage that only grows: a file on local disk, a row of objects where nothing can be appended."""
 
+import math
 import os
 import threading
 import time
@@ -29,7 +30,7 @@ class AppendLog:
         self._lines: list[bytes] = []
         self._durable = 0  # of the lines
         self._segment = _new_segment(path)
-        self._flushed_at = time.monotonic()
+        self._flushed_at = -math.inf  # the first line goes at once: somebody waits to see that it works
         self._file: IO[bytes] | None = _open_at_line_start(storage, path) if storage.is_local else None
 
     def __enter__(self) -> "AppendLog":

@@ -41,6 +41,19 @@ def family(pid: int) -> list[psutil.Process]:
     return [parent, *parent.children(recursive=True)]
 
 
+def name_of(process: psutil.Process) -> str:
+    """Its command line, or nothing once it is dead."""
+    try:
+        return " ".join(process.cmdline()) or process.name()
+    except psutil.Error:
+        return ""
+
+
+def workers_in(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
+    """Those that train."""
+    return [process for process in processes if "RayTrainWorker" in name_of(process)]
+
+
 def kill_all(processes: Sequence[psutil.Process]) -> None:
     """kill -9 of each."""
     for process in processes:

@@ -14,6 +14,7 @@ BEAT_EVERY_S = 0.5
 SILENT_AFTER_S = 5.0
 TELL_TIMEOUT_S = 10.0
 DATA_PHASE = "waiting for data"  # in which a rank waits for no other one
+STOP_NOTE = "the workers were asked to stop: they take a checkpoint first"
 HUNG = 75  # the exit code of a worker that ends itself: a failure that may pass
 
 
@@ -57,6 +58,7 @@ class Board:
     silent: tuple[str, ...] = ()
     attempt: int = 0
     must_stop: bool = False
+    is_stop_heard: bool = False
     failure: DiptychError | None = None
 
     def tell(self, beat: Beat) -> bool:
@@ -68,6 +70,9 @@ class Board:
             self.heard[beat.rank] = _Heard(beat, self.clock())
         self.lines += beat.lines
         self.notes += beat.notes
+        if self.must_stop and not self.is_stop_heard:
+            self.is_stop_heard = True
+            self.notes.append(STOP_NOTE)
         return self.must_stop
 
     def fail(self, error: DiptychError) -> None:
@@ -83,10 +88,6 @@ class Board:
         view = BoardView(tuple(self.lines), tuple(self.notes), self.attempt, self.silent, self.failure)
         self.lines, self.notes = [], []
         return view
-
-    def last_words(self) -> tuple[str, ...]:
-        """The ranks that have been silent for longer than the others, now."""
-        return self._silent_now()
 
     def _silent_now(self) -> tuple[str, ...]:
         if not self.heard:

@@ -12,7 +12,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from commands import diptych, family, kill_all, start_diptych
+from commands import diptych, family, kill_all, name_of, start_diptych
 from counting_web import CountingWeb
 from dataset_files import contents
 from object_store import ObjectStore
@@ -94,7 +94,7 @@ class KilledBuild:
     def _kill(self, what: str) -> None:
         assert self._process is not None
         everybody = family(self._process.pid)
-        workers = [process for process in everybody if "RayShardWorker" in name(process)]
+        workers = [process for process in everybody if "RayShardWorker" in name_of(process)]
         chosen = self._chance.sample(workers, min(1, len(workers))) if what == "worker" else everybody
         kill_all(chosen[:1] if what == "driver" else chosen)
         self.kills.append(what if chosen else "no worker yet")
@@ -109,13 +109,6 @@ class KilledBuild:
         for shard in self._committed:
             rows = range(shard * ROWS_PER_SHARD, (shard + 1) * ROWS_PER_SHARD)
             assert all(self._web.asked[row] == self._asked[row] for row in rows), f"shard {shard} was finished"
-
-
-def name(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline()) or process.name()
-    except psutil.Error:
-        return ""
 
 
 def kill_orphans(processes: list[psutil.Process]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from commands import diptych, family, kill_all, start_diptych
+from commands import diptych, family, kill_all, start_diptych, workers_in
 from counting_web import CountingWeb
 from fault_proxy import Fault, FaultProxy
 from object_store import ObjectStore
@@ -22,6 +22,7 @@ from infra.object_lease import EXPIRES_AFTER_S
 from infra.storage import Storage, storage_of
 from orchestrator.records import read_standing
 from orchestrator.run_state import RunState
+from training.board import STOP_NOTE
 from training.checkpoint import newest_checkpoint, step_of
 
 pytestmark = pytest.mark.slow
@@ -124,7 +125,14 @@ def test_stop_saves_first_and_resume_does_nothing_again(
     run = storage_of(store.url("stopped/runs/birds"))
     config = write_pipeline(tmp_path, web, store.url("stopped"), "birds", checkpoint_every=1000)
     driver = start_diptych("run", config, cwd=tmp_path)
-    wait_until(lambda: "train  1/" in diptych("logs", run.url, cwd=tmp_path).stdout)
+    wait_until(lambda: bool(losses_of(run)))
+    # A step waits for all ranks: none is done while one is held, and the others hear of the stop.
+    held = workers_in(family(driver.pid))[0]
+    held.suspend()
+    asked = diptych("stop", run.url, "--json", cwd=tmp_path)
+    assert asked.returncode == 0 and json.loads(asked.stdout)["state"] == "stopping", asked.stderr
+    wait_until(lambda: STOP_NOTE in diptych("logs", run.url, cwd=tmp_path).stdout, 60)
+    held.resume()
     stopped = diptych("stop", run.url, "--wait", "--json", cwd=tmp_path)
     assert stopped.returncode == 0 and json.loads(stopped.stdout)["state"] == "stopped", stopped.stderr
     assert driver.wait(60) == 143
@@ -179,7 +187,7 @@ def test_random_parts_killed_at_random_moments_change_nothing(
 def kill_something(chance: random.Random, driver: subprocess.Popen[str], store: ObjectStore) -> str:
     """kill -9 of a part; returns which. The storage comes back after some seconds."""
     processes = family(driver.pid)
-    workers = [process for process in processes if "RayTrainWorker" in " ".join(process.cmdline())]
+    workers = workers_in(processes)
     kind = chance.choice(["driver", "all", "storage", *(["worker"] * 2 if workers else [])])
     match kind:
         case "worker":

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from commands import DIPTYCH, diptych, family, kill_all, start_diptych
+from commands import DIPTYCH, diptych, family, kill_all, name_of, start_diptych, workers_in
 from small_datasets import make_dataset
 
 from infra.storage import storage_of
@@ -97,7 +97,7 @@ def nothing_is_left_behind() -> Iterator[None]:
     before = set(psutil.Process().children())
     yield
     for driver in set(psutil.Process().children()) - before:
-        if "diptych" in " ".join(driver.cmdline()[:2]):
+        if "diptych" in name_of(driver):
             kill_all(family(driver.pid))
 
 
@@ -120,7 +120,7 @@ def wait_until(is_there: Callable[[], bool]) -> None:
 
 
 def training_workers(driver: subprocess.Popen[str]) -> list[psutil.Process]:
-    return [process for process in family(driver.pid) if "RayTrainWorker" in " ".join(process.cmdline())]
+    return workers_in(family(driver.pid))
 
 
 def test_a_killed_worker_is_replaced_and_the_losses_stay_the_same(folder: Path, undisturbed: dict[int, float]):

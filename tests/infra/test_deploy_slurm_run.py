@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from commands import name_of
 from own_machine import ISOLATED, require_own_machine
 from small_datasets import make_dataset
 
@@ -159,7 +160,7 @@ def end(job: subprocess.Popen[str]) -> None:
 def script_of(job: subprocess.Popen[str]) -> psutil.Process:
     """The process that runs the batch script, which Slurm sends the job's signals to."""
     descendants = psutil.Process(job.pid).children(recursive=True)
-    return next(process for process in descendants if process.cmdline()[1:2] and "job.sbatch" in process.cmdline()[1])
+    return next(process for process in descendants if "job.sbatch" in "".join(name_of(process).split()[1:2]))
 
 
 def steps(folder: Path) -> list[int]:

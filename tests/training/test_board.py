@@ -9,7 +9,7 @@ import ray
 
 from infra.cluster import Cluster
 from infra.errors import StageFailed
-from training.board import DATA_PHASE, HUNG, SILENT_AFTER_S, Beat, Board, Heartbeat, start_board
+from training.board import DATA_PHASE, HUNG, SILENT_AFTER_S, STOP_NOTE, Beat, Board, Heartbeat, start_board
 
 
 class Clock:
@@ -25,6 +25,12 @@ def clock() -> Clock:
     return Clock()
 
 
+def ended(board: Board) -> tuple[str, ...]:
+    """Who was silent when the next attempt began."""
+    board.tell(Beat(board.attempt + 1, 0, 1, "starting"))
+    return board.look().silent
+
+
 def test_a_rank_that_falls_silent_is_named_with_its_step_and_phase(clock: Clock):
     board = Board(clock)
     for rank, phase in enumerate(("computing", "waiting for data", "computing")):
@@ -33,18 +39,18 @@ def test_a_rank_that_falls_silent_is_named_with_its_step_and_phase(clock: Clock)
         clock.now += 1
         for rank in (0, 2):
             board.tell(Beat(1, rank, 1240 + second, "computing"))
-    assert board.last_words() == ("rank 1 was silent for 8 s in step 1,235 (waiting for data)",)
+    assert ended(board) == ("rank 1 was silent for 8 s in step 1,235 (waiting for data)",)
 
 
 def test_a_rank_is_silent_by_the_others_and_not_by_the_time_of_day(clock: Clock):
     board = Board(clock)
-    assert board.last_words() == ()
-    for rank in (0, 1):
-        board.tell(Beat(1, rank, 3, "computing"))
-    clock.now += 1000
-    assert board.last_words() == ()
-    board.tell(Beat(1, 0, 3, "computing"))
-    assert len(board.last_words()) == 1
+    for attempt, told in ((1, ()), (2, (0,))):
+        for rank in (0, 1):
+            board.tell(Beat(attempt, rank, 3, "computing"))
+        clock.now += 1000
+        for rank in told:
+            board.tell(Beat(attempt, rank, 3, "computing"))
+        assert len(ended(board)) == len(told)
 
 
 @pytest.mark.parametrize(("pause_s", "is_silent"), [(SILENT_AFTER_S, False), (SILENT_AFTER_S + 0.1, True)])
@@ -53,7 +59,7 @@ def test_a_short_pause_is_no_silence(clock: Clock, pause_s: float, is_silent: bo
     board.tell(Beat(1, 0, 3, "computing"))
     clock.now += pause_s
     board.tell(Beat(1, 1, 3, "computing"))
-    assert bool(board.last_words()) is is_silent
+    assert bool(ended(board)) is is_silent
 
 
 def test_a_new_attempt_begins_anew_and_keeps_the_last_words_of_the_one_before(clock: Clock):
@@ -64,9 +70,8 @@ def test_a_new_attempt_begins_anew_and_keeps_the_last_words_of_the_one_before(cl
     board.tell(Beat(2, 1, 6, "starting"))
     view = board.look()
     assert view.attempt == 2 and view.silent == ("rank 0 was silent for 20 s in step 7 (validating)",)
-    assert board.last_words() == ()
     board.tell(Beat(1, 0, 8, "computing", ("late",)))
-    assert board.attempt == 2 and board.last_words() == () and board.look().lines == ("late",)
+    assert board.attempt == 2 and board.look().lines == ("late",)
 
 
 def test_lines_and_notes_come_out_once_and_in_order(clock: Clock):
@@ -83,7 +88,9 @@ def test_a_stop_reaches_every_rank_also_of_a_later_attempt(clock: Clock):
     board = Board(clock)
     assert not board.tell(Beat(1, 0, 1, "computing"))
     board.stop()
+    assert board.look().notes == ()
     assert board.tell(Beat(1, 0, 2, "computing")) and board.tell(Beat(2, 3, 1, "starting"))
+    assert board.look().notes == (STOP_NOTE,)
 
 
 def test_the_reason_that_all_have_stopped_for_is_shown(clock: Clock):
