@@ -34,8 +34,13 @@ STOP_PATIENCE_S = 120.0  # for a checkpoint after SIGTERM
 # A rank that waits for one that is loading is not hung.
 GROUP_TIMEOUT_FACTOR = 4
 HEALTH_TIMEOUT_VARIABLE = "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"
-# Read by libraries in the worker when they are imported.
-WORKER_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1"}
+# Read by libraries in the worker when they are loaded.
+WORKER_ENVIRONMENT = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
+    # Large tensors on CPUs in large pages: in small ones, new memory costs more than normalising the pictures in it.
+    "THP_MEM_ALLOC_ENABLE": "1",
+}
 
 
 @dataclass(frozen=True, slots=True)

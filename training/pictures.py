@@ -40,6 +40,11 @@ def center_square(picture: Pixels, side: int) -> Pixels:
     return resized(picture[top : top + edge, left : left + edge], side)
 
 
+def fill_planes(planes: Pixels, picture: Pixels) -> None:
+    """Writes a picture (side, side, 3) as (3, side, side)."""
+    cv2.split(picture, mv=list(planes))
+
+
 def resized(crop: Pixels, side: int) -> Pixels:
     """A crop as a square of `side` pixels."""
     height, width = crop.shape[:2]
