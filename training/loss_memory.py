@@ -23,7 +23,7 @@ def loss_memory_bytes(
     sent = 2 * own * width * 4 if ranks > 1 else 0
     returned = 0 if feature_bytes == 4 else 2 * own * width * feature_bytes
     side = min(tile, own)
-    tiles = (5 if for_siglip else 3) * side * side * 4
+    tiles = 3 * side * side * 4
     sums = 0 if for_siglip else (4 * ranks * own + 5 * own) * 4
     sweep = gathered + gradients + scattered + sent + returned + tiles + sums
     # SigLIP's gradients are kept from the forward pass, and multiplied by what comes from above into new ones.

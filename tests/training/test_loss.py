@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from ranks import Ranks
 from torch import Tensor
 
+from training import loss_tiles
 from training.loss import clip_loss, siglip_loss
 from training.loss_sweep import Place, Sweep
 
@@ -312,6 +313,15 @@ def test_what_is_wrong_on_one_rank_is_refused_on_all(four_ranks: Ranks, wrong: A
     assert four_ranks.run(refusal, [("siglip", *right), ("siglip", (0, 8), (0, 8))]) == ["accepted"] * 2
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 5e-7), (torch.float64, 1e-15)])
+def test_siglips_value_of_a_single_pair_is_right_to_the_last_digits_at_any_logit(dtype: torch.dtype, tolerance: float):
+    none = torch.zeros((), dtype=dtype)
+    for logit in torch.linspace(-80, 80, 1601, dtype=dtype):
+        value, _ = loss_tiles.sigmoid_tile(torch.zeros(1, 1, dtype=dtype), none, logit, False)
+        exact = math.log1p(math.exp(-abs(logit))) + max(logit.item(), 0)
+        assert value.item() == pytest.approx(exact, rel=tolerance, abs=0)
+
+
 def test_siglip_is_exact_where_softplus_would_be_cut(four_ranks: Ranks):
     # Logits just above 20, where torch's softplus gives up its exponential.
     inputs = (*features("matched", 4, 10, 401712), 61.0, BIAS)
@@ -366,7 +376,6 @@ def test_scale_and_bias_of_one_element_get_gradients_of_their_shape(name: str):
 
 def test_the_tiles_arithmetic_is_one_graph_for_a_compiler():
     """As it is fused on CUDA; here the graph is taken and run without a compiler."""
-    from training import loss_tiles
 
     images, texts = (torch.tensor(rows, dtype=torch.float32) for rows in features("matched", 10, 8, 1))
     scale, bias = torch.tensor(10.0), torch.tensor(BIAS)
