@@ -181,6 +181,26 @@ def evaluate(
 @config_argument
 @overrides_argument
 @address_option
+def export(config: Path, overrides: tuple[str, ...], address: str | None) -> None:
+    """Checkpoint → a folder that open_clip and the Hugging Face hub read.
+
+    It is read again by open_clip, whose features of some pictures and texts must be the checkpoint's to the last bit.
+
+    \b
+    Examples:
+      diptych export birds.yaml
+      diptych export birds.yaml export.checkpoint=best
+    """
+    from orchestrator.run import EXPORT_FOLDER
+
+    folder = _drive(config, overrides, address, ["export"], echo=False)
+    click.echo(f"Model: {folder.at(EXPORT_FOLDER).url}")
+
+
+@cli.command()
+@config_argument
+@overrides_argument
+@address_option
 @progress_option
 @click.option("--dry-run", is_flag=True, help="Print what is done, to do and stale, and why, and stop there.")
 @json_option
@@ -199,7 +219,8 @@ def run(
         return
     from orchestrator.config import load_config
     from orchestrator.show import plan_lines
-    from orchestrator.stages import configured_stages, plan_stages
+    from orchestrator.stage_state import plan_stages
+    from orchestrator.stages import configured_stages
 
     loaded = load_config(config, overrides)
     plans = plan_stages(loaded, configured_stages(loaded))
@@ -319,7 +340,8 @@ def _drive(
     from infra.progress_display import ProgressForm
     from orchestrator.config import load_config
     from orchestrator.drive import drive
-    from orchestrator.stages import Stage, configured_stages
+    from orchestrator.stage_state import Stage
+    from orchestrator.stages import configured_stages
 
     config = load_config(path, overrides)
     stages: Sequence[Stage] = configured_stages(config) if names is None else [Stage(name) for name in names]

@@ -15,7 +15,7 @@ from infra.errors import ConfigError
 from infra.settings import Place, Settings
 from infra.storage import Storage, storage_of
 from orchestrator.yaml_source import KeyPath, YamlSource, apply_overrides, read_yaml, resolve_references
-from training.config import EvaluateConfig, TrainConfig
+from training.config import EvaluateConfig, ExportConfig, TrainConfig
 
 MAX_SHOWN_VALUE = 60
 SECRET = re.compile(r"://[^/@\s]*:[^/@\s]+@|[?&](?:X-Amz-Signature|X-Goog-Signature|sig|token)=", re.IGNORECASE)
@@ -34,6 +34,8 @@ class RunConfig(Settings):
     """Dataset → checkpoint."""
     evaluate: EvaluateConfig | None = None
     """Checkpoint → scores."""
+    export: ExportConfig | None = None
+    """Checkpoint → a folder that open_clip and the Hugging Face hub read, export/ in the run's."""
 
     @property
     def folder(self) -> Storage:

@@ -22,7 +22,8 @@ from orchestrator.keeper import LOGS_FOLDER, Keeper, keeping, logs_folder
 from orchestrator.records import begin_drive, end_drive
 from orchestrator.run import check_run, open_run
 from orchestrator.run_state import RunState
-from orchestrator.stages import Stage, check_stages, require_sections, run_stages, write_run_report
+from orchestrator.stage_state import Stage
+from orchestrator.stages import check_stages, require_sections, run_stages, write_run_report
 
 DRIVER_LOG = "driver.log"
 ENDING_PATIENCE_S = 120.0  # a run whose driver could not write how it ended shows as lost

@@ -3,7 +3,8 @@
 from datapipe.dataset import MANIFEST_FILE
 from infra.storage import storage_of
 from orchestrator.config import RunConfig
-from orchestrator.stages import Stage, require_sections
+from orchestrator.stage_state import Stage
+from orchestrator.stages import require_sections
 from training.launch import check_training
 from training.model import check_tokenizer
 from training.plan import TrainingPlan, plan_training, worker_memory

@@ -22,6 +22,7 @@ from training.config import TrainConfig
 CONFIG_FILE = "run.yaml"
 REPORT_FILE = "report.html"
 EVALUATION_FOLDER = "evaluation"
+EXPORT_FOLDER = "export"
 VERSIONED_PACKAGES = (
     "diptych",
     "ray",
@@ -129,7 +130,7 @@ def stage_facts(folder: Storage, stage: str) -> dict[str, Any] | None:
 def stages_done(folder: Storage) -> tuple[str, ...]:
     """The stages that have ended with their result, in the order of the pipeline."""
     names = {entry.path.removeprefix("stages/").removesuffix(".json") for entry in folder.list_files("stages")}
-    return tuple(stage for stage in ("build", "train", "evaluate", "report") if stage in names)
+    return tuple(stage for stage in ("build", "train", "evaluate", "export", "report") if stage in names)
 
 
 def _identity(config: RunConfig) -> dict[str, Any]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from datapipe.survey import Survey
     from datapipe.verify import VerifyReport
     from orchestrator.garbage import RunGarbage
-    from orchestrator.stages import StagePlan
+    from orchestrator.stage_state import StagePlan
     from orchestrator.status import RunLine
     from orchestrator.verify_run import RunVerdict
     from training.replay import Replay

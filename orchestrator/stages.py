@@ -1,48 +1,19 @@
 """The stages of a run, each done only if its result is not there yet for the inputs it has now."""
 
-import hashlib
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from infra.cluster import Cluster, connect
 from infra.errors import ConfigError
 from infra.progress import Progress
-from infra.storage import Storage, storage_of
+from infra.storage import Storage
 from orchestrator.config import RunConfig
 from orchestrator.driver import Driver
 from orchestrator.records import RETRY_EVENT, START_NAME, WENT_ON_EVENT, drive_path
-from orchestrator.run import EVALUATION_FOLDER, REPORT_FILE, mark_stage_done, stage_facts
-from training.records import SCORES_FILE
-
-
-class Stage(StrEnum):
-    """A step of the pipeline."""
-
-    BUILD = "build"
-    TRAIN = "train"
-    EVALUATE = "evaluate"
-
-
-class Verdict(StrEnum):
-    """What would become of a stage."""
-
-    DONE = "done"
-    TO_DO = "to do"
-    STALE = "stale"
-
-
-@dataclass(frozen=True, slots=True)
-class StagePlan:
-    """One stage of a dry run; a stale one is done again."""
-
-    stage: Stage
-    verdict: Verdict
-    why: str
+from orchestrator.run import EVALUATION_FOLDER, EXPORT_FOLDER, REPORT_FILE, mark_stage_done
+from orchestrator.stage_state import Stage, checkpoint_to_export, inputs_of, is_done
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +41,7 @@ def configured_stages(config: RunConfig) -> tuple[Stage, ...]:
     if not stages:
         raise ConfigError(
             "The config names no stage.",
-            "A stage is a section: build, train or evaluate.",
+            f"A stage is a section: {', '.join(Stage)}.",
             "Add one; the README has a ten-line example.",
         )
     return stages
@@ -102,7 +73,7 @@ def check_stages(config: RunConfig, stages: Sequence[Stage]) -> None:
 def run_stages(driver: Driver, config: RunConfig, stages: Sequence[Stage], *, address: str | None = None) -> None:
     """Does the stages in order on one Ray cluster, which is started only if something is to do."""
     folder = driver.folder
-    pending = [stage for stage in stages if not _is_done(stage, config, folder)]
+    pending = [stage for stage in stages if not is_done(stage, config, folder)]
     for stage in stages:
         if stage not in pending:
             driver.progress.note(f"✓ {stage}  already done")
@@ -111,11 +82,11 @@ def run_stages(driver: Driver, config: RunConfig, stages: Sequence[Stage], *, ad
             context = StageContext(config, driver, cluster)
             for stage in pending:
                 # An earlier stage may have left this one's inputs as they were.
-                if not _is_done(stage, config, folder):
+                if not is_done(stage, config, folder):
                     driver.require_lease()
                     driver.tell("began a stage", stage)
                     RUNNERS[stage](context)
-                    mark_stage_done(driver, stage, _inputs(stage, config, folder))
+                    mark_stage_done(driver, stage, inputs_of(stage, config, folder))
                     driver.tell("finished a stage", stage)
 
 
@@ -174,99 +145,38 @@ def _evaluate(context: StageContext) -> None:
     )
 
 
+def _export(context: StageContext) -> None:
+    from training.export import export_model
+
+    config = context.config
+    assert config.export is not None
+    checkpoint = checkpoint_to_export(config, context.folder)
+    if checkpoint is None:
+        raise ConfigError(
+            f"The run {config.name} has no {config.export.checkpoint} checkpoint to export.",
+            "The best one is known after a validation during training: train.validate_every.",
+            "Run `diptych train` with the same config first, or set export.checkpoint=last.",
+        )
+    context.progress.begin("export", total=1, unit="models")
+    export_model(
+        context.folder.at(checkpoint),
+        context.folder.at(EXPORT_FOLDER),
+        config.name,
+        use_average=config.export.use_ema,
+    )
+    context.progress.update(1)
+    context.progress.end(f"{context.folder.at(EXPORT_FOLDER).url}")
+
+
 RUNNERS: dict[Stage, Callable[[StageContext], None]] = {
     Stage.BUILD: _build,
     Stage.TRAIN: _train,
     Stage.EVALUATE: _evaluate,
+    Stage.EXPORT: _export,
 }
-
-
-def plan_stages(config: RunConfig, stages: Sequence[Stage]) -> list[StagePlan]:
-    """What `run_stages` would do with each stage now, and why; reads only."""
-    plans: list[StagePlan] = []
-    for stage in stages:
-        before = [plan.stage for plan in plans if plan.verdict is not Verdict.DONE]
-        plans.append(_plan_stage(stage, config, before))
-    return plans
-
-
-def _plan_stage(stage: Stage, config: RunConfig, before: list[Stage]) -> StagePlan:
-    folder = config.folder
-    facts = stage_facts(folder, stage)
-    if facts is None:
-        begun = stage is Stage.TRAIN and _has_result(stage, config, folder)
-        return StagePlan(
-            stage, Verdict.TO_DO, "begun; it goes on from its last checkpoint" if begun else "not done yet"
-        )
-    if not _has_result(stage, config, folder):
-        return StagePlan(stage, Verdict.TO_DO, "it was done, but its result is not there any more")
-    inputs = _inputs(stage, config, folder)
-    changed = sorted(name for name in facts.keys() | inputs.keys() if facts.get(name) != inputs.get(name))
-    if changed:
-        return StagePlan(stage, Verdict.STALE, f"done with another {' and '.join(changed)}")
-    if before:
-        return StagePlan(stage, Verdict.DONE, f"unless {' or '.join(before)} changes what it was made from")
-    return StagePlan(stage, Verdict.DONE, "its result is there, made from these very inputs")
-
-
-def _is_done(stage: Stage, config: RunConfig, folder: Storage) -> bool:
-    facts = stage_facts(folder, stage)
-    return facts is not None and facts == _inputs(stage, config, folder) and _has_result(stage, config, folder)
-
-
-def _inputs(stage: Stage, config: RunConfig, folder: Storage) -> dict[str, Any]:
-    """What the stage's result depends on; another config or another input makes it to be done again."""
-    from training.checkpoint import newest_checkpoint
-
-    section = getattr(config, stage.value).model_dump(mode="json")
-    match stage:
-        case Stage.BUILD:
-            from datapipe.urls import input_identity
-
-            assert config.build is not None
-            return {"settings": _digest(section), "input": input_identity(config.build)}
-        case Stage.TRAIN:
-            return {"settings": _digest(section), "data": _manifest_digest(config)}
-        case Stage.EVALUATE:
-            train = config.train.model_dump(mode="json") if config.train else None
-            return {"settings": _digest([section, train]), "checkpoint": newest_checkpoint(folder)}
-
-
-def _has_result(stage: Stage, config: RunConfig, folder: Storage) -> bool:
-    from training.checkpoint import newest_checkpoint, newest_whole_checkpoint
-
-    match stage:
-        case Stage.BUILD:
-            from datapipe.build import is_complete
-
-            assert config.build is not None
-            return is_complete(storage_of(config.build.output))
-        case Stage.TRAIN:
-            # A damaged one is done again from the one before it.
-            newest = newest_checkpoint(folder)
-            return newest is not None and newest == newest_whole_checkpoint(folder)
-        case Stage.EVALUATE:
-            return folder.at(EVALUATION_FOLDER).exists(SCORES_FILE)
 
 
 def _dataset_url(config: RunConfig) -> str | None:
     if config.build is not None:
         return config.build.output
     return config.train.training_sources()[0].path if config.train else None
-
-
-def _manifest_digest(config: RunConfig) -> str | None:
-    from datapipe.dataset import MANIFEST_FILE
-
-    assert config.train is not None
-    digest = hashlib.sha256()
-    for source in config.train.training_sources():
-        storage = storage_of(source.path)
-        if not storage.exists(MANIFEST_FILE):
-            return None
-        digest.update(storage.read_bytes(MANIFEST_FILE))
-    return digest.hexdigest()
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

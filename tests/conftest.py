@@ -15,7 +15,7 @@ settings.load_profile("diptych")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kill-rounds", type=int, default=3, help="kills of each stress test")
+    parser.addoption("--kill-rounds", type=int, default=2, help="kills of each stress test")
     parser.addoption(
         "--kill-seed", type=int, default=None, help="seed of the stress tests' moments; random if not given"
     )

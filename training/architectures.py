@@ -25,6 +25,16 @@ def _read_architecture(name: str) -> Architecture:
     return architecture
 
 
+def contrastive_architecture(name: str) -> Architecture:
+    """What `build` builds of it: no decoder of captions, nothing to be fetched. Raises as `architecture_of`."""
+    architecture = architecture_of(name)
+    if "hf_model_name" in architecture["text_cfg"]:
+        architecture["text_cfg"]["hf_model_pretrained"] = False
+    if architecture.pop("multimodal_cfg", None):
+        architecture["vision_cfg"]["output_tokens"] = architecture["text_cfg"]["output_tokens"] = False
+    return architecture
+
+
 def build(name: str, *, patch_dropout: float = 0.0) -> nn.Module:
     """The contrastive model with fresh weights from torch's random numbers.
 
@@ -32,13 +42,10 @@ def build(name: str, *, patch_dropout: float = 0.0) -> nn.Module:
     hub has its shape from there, and fresh weights too. Raises ConfigError for an unknown name, for a tower that can't
     be had, and for patch dropout in a tower without patches.
     """
-    architecture = architecture_of(name)
+    architecture = contrastive_architecture(name)
     is_of_the_hub = "hf_model_name" in architecture["text_cfg"]
     if is_of_the_hub:
         check_hub_packages(name)
-        architecture["text_cfg"]["hf_model_pretrained"] = False
-    if architecture.pop("multimodal_cfg", None):
-        architecture["vision_cfg"]["output_tokens"] = architecture["text_cfg"]["output_tokens"] = False
     if patch_dropout:
         architecture["vision_cfg"]["patch_dropout"] = patch_dropout
     is_custom = architecture.pop("custom_text", False) or is_of_the_hub

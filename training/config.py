@@ -188,6 +188,22 @@ class EvaluateConfig(FiniteSettings):
     """Whether the weights' moving average is evaluated, where the checkpoint has one."""
 
 
+class WhichCheckpoint(StrEnum):
+    """One of a training's checkpoints."""
+
+    LAST = "last"
+    BEST = "best"
+
+
+class ExportConfig(FiniteSettings):
+    """Checkpoint → a folder that open_clip and the Hugging Face hub read."""
+
+    checkpoint: WhichCheckpoint = WhichCheckpoint.LAST
+    """last, or best: the one that scored best in the validation during training."""
+    use_ema: bool = True
+    """Whether the weights' moving average is exported, where the checkpoint has one."""
+
+
 class TrainConfig(FiniteSettings):
     """Dataset → checkpoint. Give exactly one of `steps`, `samples` and `epochs`."""
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -57,6 +58,11 @@ class Tokenizer:
         """The captions' tokens, cut or padded to the context length."""
         tokens: Tensor = self._tokenize(list(captions))
         return tokens
+
+    def save(self, folder: Path) -> None:
+        """Writes its files, where it is one of the Hugging Face hub's; open_clip has the others by itself."""
+        if hasattr(self._tokenize, "tokenizer"):
+            self._tokenize.tokenizer.save_pretrained(folder)
 
     @property
     def vocabulary(self) -> int:

@@ -14,7 +14,8 @@ from orchestrator.demo.urllist import write_url_list
 from orchestrator.demo.web import DemoWeb, require_port
 from orchestrator.drive import driving
 from orchestrator.run import EVALUATION_FOLDER, REPORT_FILE, open_run
-from orchestrator.stages import Stage, check_stages, configured_stages, run_stages, write_run_report
+from orchestrator.stage_state import Stage
+from orchestrator.stages import check_stages, configured_stages, run_stages, write_run_report
 from training.records import SCORES_FILE
 
 SEED = 0

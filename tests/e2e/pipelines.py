@@ -44,6 +44,7 @@ def write_pipeline(folder: Path, web: CountingWeb, storage: str, name: str, **tr
             **train,
         },
         "evaluate": {"retrieval": {}},
+        "export": {},
     }
     (folder / f"{name}.yaml").write_text(json.dumps(config))
     return f"{name}.yaml"

@@ -1,4 +1,4 @@
-"""The demo in its short form: killed in the middle of the build, it goes on and leaves what it promises."""
+"""The demo as the README gives it: killed in the middle of the build, it goes on and reaches what it promises."""
 
 import json
 import re
@@ -12,18 +12,22 @@ from commands import diptych, family, kill_all, start_diptych
 
 from datapipe.dataset import Dataset
 from datapipe.verify import verify
+from infra.storage import storage_of
 from orchestrator.demo.faults import EXPECTED_STATUS, Fault
+from training.checkpoint import newest_checkpoint
 
 pytestmark = pytest.mark.slow
 
-WAIT_S = 400
+WAIT_S = 1500
+TIMES_CHANCE = 60
+HELD_OUT = 400
 
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A demo that was killed as a whole while it built, and started again."""
     folder = tmp_path_factory.mktemp("demo")
-    driver = start_diptych("demo", "--short", "--workdir", "demo", cwd=folder)
+    driver = start_diptych("demo", "--workdir", "demo", cwd=folder)
     deadline = time.monotonic() + WAIT_S
     while not list((folder / "demo").glob("dataset/*_stats.json")):
         assert driver.poll() is None and time.monotonic() < deadline, (folder / "output.txt").read_text()
@@ -32,7 +36,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     kill_all(killed)
     driver.wait()
     assert not (folder / "demo" / "dataset" / "dataset.json").exists()
-    driver = start_diptych("demo", "--short", "--workdir", "demo", cwd=folder)
+    driver = start_diptych("demo", "--workdir", "demo", cwd=folder)
     started: set[psutil.Process] = set()
     while driver.poll() is None:
         assert time.monotonic() < deadline
@@ -53,8 +57,10 @@ def test_it_leaves_what_it_promises(workdir: Path):
     for way in ("text_to_image", "image_to_text"):
         for k in (1, 5, 10):
             score = scores[f"{way}_recall@{k}"]
-            assert score["samples"] >= 50 and score["chance"] == pytest.approx(k / score["samples"])
-    assert scores["zero_shot_accuracy"]["chance"] == pytest.approx(1 / 9)
+            assert score["samples"] >= HELD_OUT and score["chance"] == pytest.approx(k / score["samples"])
+    recall, zero_shot = scores["text_to_image_recall@1"], scores["zero_shot_accuracy"]
+    assert recall["value"] >= TIMES_CHANCE * recall["chance"]
+    assert zero_shot["chance"] == pytest.approx(1 / 9) and zero_shot["value"] > 1.5 * zero_shot["chance"]
 
 
 def test_every_planted_fault_is_counted_under_its_reason(workdir: Path):
@@ -76,10 +82,10 @@ def test_the_report_loads_nothing_from_a_network(workdir: Path):
 
 def test_started_again_it_finds_all_done(workdir: Path):
     before = {path: path.read_bytes() for path in workdir.glob("dataset/*.tar")}
-    done = diptych("demo", "--short", "--workdir", workdir, "--json", cwd=workdir)
+    done = diptych("demo", "--workdir", workdir, "--json", cwd=workdir)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("already done") == 3
-    assert json.loads(done.stdout)["scores"]
+    assert json.loads(done.stdout)["scores"] == json.loads((workdir / "scores.json").read_text())["scores"]
     assert {path: path.read_bytes() for path in workdir.glob("dataset/*.tar")} == before
 
 
@@ -87,4 +93,4 @@ def test_status_tells_of_it_from_outside(workdir: Path):
     done = diptych("status", workdir / "run", "--json", cwd=workdir)
     status = json.loads(done.stdout)
     assert status["state"] == "done" and status["stages_done"] == ["build", "train", "evaluate"]
-    assert status["checkpoint"] == "checkpoints/step_00000008"
+    assert status["checkpoint"] == newest_checkpoint(storage_of(workdir / "run"))

@@ -24,6 +24,7 @@ from orchestrator.records import read_standing
 from orchestrator.run_state import RunState
 from training.board import STOP_NOTE
 from training.checkpoint import newest_checkpoint, step_of
+from training.export import CARD_FILE, WEIGHTS_FILE
 
 pytestmark = pytest.mark.slow
 
@@ -48,8 +49,16 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, web: CountingWeb) -> S
 def assert_same_result(run: Storage, undisturbed: Storage) -> None:
     assert losses_of(run) == losses_of(undisturbed)
     assert scores_of(run) == scores_of(undisturbed)
+    exported = [read_export(folder) for folder in (run, undisturbed)]
+    assert exported[0] == exported[1] and WEIGHTS_FILE in exported[0]
     ours, theirs = weights_of(run), weights_of(undisturbed)
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def read_export(run: Storage) -> dict[str, bytes]:
+    """All but the card, which has the run's name."""
+    folder = run.at("export")
+    return {entry.path: folder.read_bytes(entry.path) for entry in folder.list_files() if entry.path != CARD_FILE}
 
 
 def attempts_of(run: Storage) -> list[dict[str, int]]:
@@ -199,5 +208,5 @@ def kill_something(chance: random.Random, driver: subprocess.Popen[str], store: 
         case _:
             kill_all(processes if kind == "all" else processes[:1])
             driver.wait()
-            psutil.wait_procs(processes, timeout=90)  # the cluster of a dead driver ends by itself
+            psutil.wait_procs(workers, timeout=90)  # those of a dead driver end by themselves
     return kind

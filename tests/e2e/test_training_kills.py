@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 SHARE_IN_START_UP = 0.3
 FOUND_WITHIN_S = 60  # of Ray's own looks at its workers, on a busy machine
-STEPS = 60  # a second and more are left after the step that a kill waits for
+STEPS = 200  # seconds are left after the step that a kill waits for
 COMPILERS = ("cc", "c++", "gcc", "g++", "clang", "clang++", "nvcc", "ninja", "c89", "c99")
 CONFIG = f"""\
 train:
@@ -249,8 +249,8 @@ def kill_at_random(
         kinds.append(chance.choice(["worker", "all", "driver"] if workers else ["all", "driver"]))
         if kinds[-1] != "worker":
             kill_all(processes if kinds[-1] == "all" else [psutil.Process(driver.pid)])
-            # The cluster of a dead driver ends by itself.
-            psutil.wait_procs(processes, timeout=60)
+            # The workers of a dead driver end by themselves; the next start does not wait for what else is left.
+            psutil.wait_procs(workers, timeout=60)
             return False
         kill_all([chance.choice(workers)])
     assert driver.wait(WAIT_S) == 0, (driver.args, kinds)

@@ -14,7 +14,7 @@ from commands import DIPTYCH, diptych
 from small_datasets import make_dataset
 
 COMMANDS = (
-    *("demo", "build", "train", "evaluate", "run", "inspect", "verify"),
+    *("demo", "build", "train", "evaluate", "export", "run", "inspect", "verify"),
     *("submit", "runs", "status", "logs", "stop", "resume", "fork", "gc", "config"),
 )
 CONFIG = "build: {input: urls.parquet, output: dataset}\n"

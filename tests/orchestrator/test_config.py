@@ -116,7 +116,7 @@ def test_every_key_of_the_config_says_what_it_is_for():
 
     sections = [
         RunConfig,
-        *(RunConfig.model_fields[name].annotation.__args__[0] for name in ("build", "train", "evaluate")),
+        *(RunConfig.model_fields[name].annotation.__args__[0] for name in ("build", "train", "evaluate", "export")),
     ]
     assert [name for section in sections for name in undocumented(section, f"{section.__name__}.")] == []
 

@@ -28,7 +28,8 @@ from orchestrator.records import (
 from orchestrator.run import create_run, read_config, refuse_other_config
 from orchestrator.run_log import open_log
 from orchestrator.run_state import RunState, StopMode
-from orchestrator.stages import Verdict, configured_stages, plan_stages
+from orchestrator.stage_state import Verdict, plan_stages
+from orchestrator.stages import configured_stages
 from training.checkpoint import CheckpointState, FileFacts, TensorKind, checkpoint_path, newest_checkpoint, write_marker
 from training.records import read_metrics
 
@@ -189,12 +190,12 @@ def test_a_dry_run_says_what_is_done_and_why(config: RunConfig, tmp_path: Path):
         loaded = load_config(tmp_path / "birds.yaml", overrides)
         return [(plan.stage.value, plan.verdict) for plan in plan_stages(loaded, configured_stages(loaded))]
 
-    from orchestrator.stages import Stage, _inputs
+    from orchestrator.stage_state import Stage, inputs_of
 
     assert verdicts() == [("train", Verdict.TO_DO)]
     save(config.folder, 9)
     config.folder.write_bytes(
-        "stages/train.json", json.dumps({"made_from": _inputs(Stage.TRAIN, config, config.folder)}).encode()
+        "stages/train.json", json.dumps({"made_from": inputs_of(Stage.TRAIN, config, config.folder)}).encode()
     )
     assert verdicts() == [("train", Verdict.DONE)]
     assert verdicts("train.steps=10") == [("train", Verdict.STALE)]

@@ -1,0 +1,142 @@
+"""What each stage of a run is made from, whether its result is there, and so what a start would do with it."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from infra.storage import Storage, storage_of
+from orchestrator.config import RunConfig
+from orchestrator.run import EVALUATION_FOLDER, EXPORT_FOLDER, stage_facts
+from training.config import WhichCheckpoint
+from training.records import SCORES_FILE
+
+
+class Stage(StrEnum):
+    """A step of the pipeline."""
+
+    BUILD = "build"
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+    EXPORT = "export"
+
+
+class Verdict(StrEnum):
+    """What would become of a stage."""
+
+    DONE = "done"
+    TO_DO = "to do"
+    STALE = "stale"
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """One stage of a dry run; a stale one is done again."""
+
+    stage: Stage
+    verdict: Verdict
+    why: str
+
+
+def plan_stages(config: RunConfig, stages: Sequence[Stage]) -> list[StagePlan]:
+    """What a start would do with each stage now, and why; reads only."""
+    plans: list[StagePlan] = []
+    for stage in stages:
+        before = [plan.stage for plan in plans if plan.verdict is not Verdict.DONE]
+        plans.append(_plan_stage(stage, config, before))
+    return plans
+
+
+def _plan_stage(stage: Stage, config: RunConfig, before: list[Stage]) -> StagePlan:
+    folder = config.folder
+    facts = stage_facts(folder, stage)
+    if facts is None:
+        begun = stage is Stage.TRAIN and _has_result(stage, config, folder)
+        return StagePlan(
+            stage, Verdict.TO_DO, "begun; it goes on from its last checkpoint" if begun else "not done yet"
+        )
+    if not _has_result(stage, config, folder):
+        return StagePlan(stage, Verdict.TO_DO, "it was done, but its result is not there any more")
+    inputs = inputs_of(stage, config, folder)
+    changed = sorted(name for name in facts.keys() | inputs.keys() if facts.get(name) != inputs.get(name))
+    if changed:
+        return StagePlan(stage, Verdict.STALE, f"done with another {' and '.join(changed)}")
+    if before:
+        return StagePlan(stage, Verdict.DONE, f"unless {' or '.join(before)} changes what it was made from")
+    return StagePlan(stage, Verdict.DONE, "its result is there, made from these very inputs")
+
+
+def is_done(stage: Stage, config: RunConfig, folder: Storage) -> bool:
+    """Whether its result is there, made from the inputs that it has now."""
+    facts = stage_facts(folder, stage)
+    return facts is not None and facts == inputs_of(stage, config, folder) and _has_result(stage, config, folder)
+
+
+def inputs_of(stage: Stage, config: RunConfig, folder: Storage) -> dict[str, Any]:
+    """What the stage's result depends on; another config or another input makes it to be done again."""
+    from training.checkpoint import newest_checkpoint
+
+    section = getattr(config, stage.value).model_dump(mode="json")
+    match stage:
+        case Stage.BUILD:
+            from datapipe.urls import input_identity
+
+            assert config.build is not None
+            return {"settings": _digest(section), "input": input_identity(config.build)}
+        case Stage.TRAIN:
+            return {"settings": _digest(section), "data": _manifest_digest(config)}
+        case Stage.EVALUATE:
+            train = config.train.model_dump(mode="json") if config.train else None
+            return {"settings": _digest([section, train]), "checkpoint": newest_checkpoint(folder)}
+        case Stage.EXPORT:
+            return {"settings": _digest(section), "checkpoint": checkpoint_to_export(config, folder)}
+
+
+def _has_result(stage: Stage, config: RunConfig, folder: Storage) -> bool:
+    from training.checkpoint import newest_checkpoint, newest_whole_checkpoint
+
+    match stage:
+        case Stage.BUILD:
+            from datapipe.build import is_complete
+
+            assert config.build is not None
+            return is_complete(storage_of(config.build.output))
+        case Stage.TRAIN:
+            # A damaged one is done again from the one before it.
+            newest = newest_checkpoint(folder)
+            return newest is not None and newest == newest_whole_checkpoint(folder)
+        case Stage.EVALUATE:
+            return folder.at(EVALUATION_FOLDER).exists(SCORES_FILE)
+        case Stage.EXPORT:
+            from training.export import is_exported
+
+            return is_exported(folder.at(EXPORT_FOLDER))
+
+
+def checkpoint_to_export(config: RunConfig, folder: Storage) -> str | None:
+    """The path of the checkpoint that the config wants to be exported, or None."""
+    from training.best import best_checkpoint
+    from training.checkpoint import newest_whole_checkpoint
+
+    assert config.export is not None
+    is_best = config.export.checkpoint is WhichCheckpoint.BEST
+    return best_checkpoint(folder) if is_best else newest_whole_checkpoint(folder)
+
+
+def _manifest_digest(config: RunConfig) -> str | None:
+    from datapipe.dataset import MANIFEST_FILE
+
+    assert config.train is not None
+    digest = hashlib.sha256()
+    for source in config.train.training_sources():
+        storage = storage_of(source.path)
+        if not storage.exists(MANIFEST_FILE):
+            return None
+        digest.update(storage.read_bytes(MANIFEST_FILE))
+    return digest.hexdigest()
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
