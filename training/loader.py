@@ -44,7 +44,8 @@ class Replacement:
 class Batch:
     """This rank's part of one global batch.
 
-    images: (n, 3, side, side) uint8; tokens: (n, context) int64. `digest` says which sample stands at which position
+    images: (n, 3, side, side) uint8; tokens: (n, context) int64; both in page-locked memory where a GPU takes them from
+    it while it computes. `digest` says which sample stands at which position
     (see `order.digest_of`); read_s, decode_s: seconds of threads.
     """
 
@@ -72,15 +73,16 @@ class _Pending:
     """A batch whose pictures are being filled in, by several tasks."""
 
     positions: Integers
-    images: npt.NDArray[np.uint8]
+    images: Tensor
     tasks: list[Future[_Part]]
 
     def wait(self) -> Batch:
         parts = [task.result() for task in self.tasks]
         numbers = np.asarray([number for part in parts for number in part.numbers], dtype=np.int64)
+        tokens = torch.cat([part.tokens for part in parts])
         return Batch(
-            torch.from_numpy(self.images),
-            torch.cat([part.tokens for part in parts]),
+            self.images,
+            tokens.pin_memory() if self.images.is_pinned() else tokens,
             digest_of(self.positions, numbers),
             tuple(replacement for part in parts for replacement in part.replacements),
             sum(part.read_s for part in parts),
@@ -103,6 +105,7 @@ class TrainingLoader:
         augment: AugmentConfig,
         threads: int,
         exclude: frozenset[str] = frozenset(),
+        feeds_gpu: bool = False,
     ) -> None:
         self._order = order
         self._traits = traits
@@ -110,6 +113,7 @@ class TrainingLoader:
         self._augment = augment
         self._tokenize = Tokenizer(traits.name)
         self._reader = SampleReader(samples, exclude)
+        self._feeds_gpu = feeds_gpu
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="loader")
         self._batches_announced = max(1, ANNOUNCED_SAMPLES * ranks // batch_size)
 
@@ -147,13 +151,14 @@ class TrainingLoader:
         samples, epochs = self._order.draw(positions)
         chances = keyed_numbers(self._order.seed, epochs, samples, STREAMS + 1)
         side = self._traits.image_size
-        images = np.empty((len(samples), 3, side, side), dtype=np.uint8)
+        images = torch.empty((len(samples), 3, side, side), dtype=torch.uint8, pin_memory=self._feeds_gpu)
+        pixels = images.numpy()
         parts = [slice(start, start + TASK_SAMPLES) for start in range(0, len(samples), TASK_SAMPLES)]
         return _Pending(
             positions,
             images,
             [
-                self._threads.submit(self._load, images[part], positions[part], samples[part], chances[part])
+                self._threads.submit(self._load, pixels[part], positions[part], samples[part], chances[part])
                 for part in parts
             ],
         )

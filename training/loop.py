@@ -331,6 +331,7 @@ def _loader(config: TrainConfig, samples: Samples, order: Mixture, worker: Worke
         ranks=worker.ranks,
         augment=config.augment,
         exclude=frozenset(config.exclude),
+        feeds_gpu=worker.use_gpu,
         threads=max(LOADER_THREADS, torch.get_num_threads()),
     )
 
