@@ -1,6 +1,6 @@
 """Trains the same small models with `diptych train` and with open_clip's own training script, one after the other.
 
-    python tests/benchmarks/train_beside_open_clip.py [--photographs FOLDER] [--rounds 2]
+    python tests/benchmarks/train_beside_open_clip.py [--photographs FOLDER] [--rounds 2] [--models NAME…]
 
 Both get the shards of load_beside_open_clip.py (256-pixel pictures), the same model, crop (0.9 to 1.0), global batch,
 optimizer and loss over the global batch, and 2 processes on gloo. Two models: diptych-tiny, where computing dominates,
@@ -28,7 +28,7 @@ from training.small_models import SMALL_ARCHITECTURES
 WORKERS = 2
 SHARDS = 8
 LOG_EVERY = 5
-LOOK_EVERY_S = 4.0  # at the memory, which costs time
+LOOK_EVERY_S = 15.0  # at the memory, which holds up the processes that are looked at
 SKIPPED_LOGS = 2  # what was loaded before the first step lasts for some
 MB = 1e6
 
@@ -77,11 +77,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--photographs", type=Path, help="a folder of pictures; default: generated ones")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--models", nargs="+", default=[case.model for case in CASES])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_dataset(folder / "data", list(pictures(options.photographs)), SHARDS * SHARD_ROWS)
-        for case in CASES:
+        for case in (case for case in CASES if case.model in options.models):
             rounds = [
                 (ours(folder, case, number), open_clips(folder, case, number)) for number in range(options.rounds)
             ]
