@@ -54,6 +54,8 @@ class Engine:
             lr=config.lr,
             betas=(config.beta1, config.beta2),
             eps=config.eps,
+            # One pass over the memory; on CUDA torch's own choice.
+            fused=True if device.type == "cpu" else None,
         )
         self._stage = config.zero_stage
         # Of the last step's averaged gradients before clipping, over both towers; None where nobody knows it.
