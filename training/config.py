@@ -329,7 +329,7 @@ class TrainConfig(FiniteSettings):
     """Times in a row, without a new checkpoint, that it is started again after workers died, hung or were taken."""
     max_error_restarts: Annotated[int, Field(ge=0)] = 1
     """Times in a row, without a new checkpoint, that it is started again after an error; never after the same twice."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     """Seed of the initial weights, the sample order and the augmentation."""
 
     @model_validator(mode="after")

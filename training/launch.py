@@ -121,13 +121,14 @@ def train(
     Raises UserError for a config that doesn't fit the data or the cluster, StageFailed when the training failed
     more often than `max_restarts`.
     """
+    from training.exclusion import unknown_keys
     from training.model import check_tokenizer
     from training.plan import plan_training, worker_memory
     from training.samples import select_training
 
     # Fails here, and not in every worker, when it can't be had.
     check_tokenizer(config.model)
-    _, order = select_training(config)
+    samples, order = select_training(config)
     plan = plan_training(config, order.places, worker_memory(config))
     assert plan.steps is not None
     done = _steps_done(run, plan.steps)
@@ -136,6 +137,8 @@ def train(
         run.write_bytes(PLAN_FILE, json.dumps(plan.facts(), indent=1).encode())
         for line in plan.lines():
             progress.note(f"train  {line}")
+        for key in unknown_keys(samples, config.exclude):
+            progress.note(f"train  train.exclude: no dataset of the training has the key {key!r}")
         use_gpu = _use_gpu(config, cluster)
         _require_room(config, cluster, use_gpu)
         progress.set_detail("starting the workers")

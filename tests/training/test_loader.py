@@ -19,13 +19,14 @@ from store_client import UseStore
 from infra.errors import StorageFailed
 from infra.storage import Storage, storage_of
 from training.config import AugmentConfig, DataSource
+from training.exclusion import unknown_keys
 from training.loader import Batch, TrainingLoader, evaluation_pictures, normalize
 from training.mixture import Mixture, mixture_by_weight, one_dataset
 from training.model import model_traits
 from training.pictures import decode_picture
 from training.sample_reader import SampleReader
 from training.samples import Samples
-from training.selection import Selection, select
+from training.selection import Selection, columns_of, select
 
 TRAITS = model_traits("diptych-tiny")
 
@@ -227,6 +228,15 @@ def test_evaluation_pictures_are_in_the_selections_order_and_normalise_to_the_mo
     mean, std = torch.tensor(TRAITS.mean), torch.tensor(TRAITS.std)
     back = (values * std.view(1, 3, 1, 1) + mean.view(1, 3, 1, 1)) * 255
     assert torch.allclose(back, pictures.float(), atol=1e-3)
+
+
+def test_excluded_keys_that_no_dataset_has_are_found(tmp_path: Path):
+    places = [make_dataset(tmp_path / name, shards=2, rows=5) for name in ("one", "two")]
+    samples = Samples(tuple(select(DataSource(path=place)) for place in places))
+    keys = [key for _, _, (key,) in columns_of(samples.selections[0], ["key"])]
+    mistyped = ("0000109", f"{keys[0]}9", "", "00001", "picture 7")
+    assert unknown_keys(samples, [*keys[:3], *mistyped, keys[-1]]) == mistyped
+    assert unknown_keys(samples, []) == ()
 
 
 def test_an_excluded_sample_gives_its_place_to_the_next_and_all_others_stay(tmp_path: Path):
