@@ -12,7 +12,7 @@ from infra.storage import Storage
 from training.checkpoint import TensorKind, load_tensors, newest_checkpoint
 from training.records import read_evaluation, read_metrics
 
-ROWS, ROWS_PER_SHARD, STEPS = 60, 20, 30
+ROWS, ROWS_PER_SHARD, STEPS = 60, 20, 50
 
 
 def write_pipeline(folder: Path, web: CountingWeb, storage: str, name: str, **train: Any) -> str:
