@@ -1,5 +1,6 @@
 """What the tests of several floors share."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,9 @@ from infra.cluster import Cluster, connect
 # Shared machines stall for longer than hypothesis would allow an example.
 settings.register_profile("diptych", deadline=None)
 settings.load_profile("diptych")
+
+# A shell's background jobs begin with Ctrl-C ignored, and so would all that the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
