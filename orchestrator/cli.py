@@ -338,9 +338,8 @@ def _drive(
     progress_form: str = "auto",
 ) -> "Storage":
     from infra.progress_display import ProgressForm
-    from orchestrator.config import load_config
+    from orchestrator.config import Stage, load_config
     from orchestrator.drive import drive
-    from orchestrator.stage_state import Stage
     from orchestrator.stages import configured_stages
 
     config = load_config(path, overrides)

@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,15 @@ from training.config import EvaluateConfig, ExportConfig, TrainConfig
 
 MAX_SHOWN_VALUE = 60
 SECRET = re.compile(r"://[^/@\s]*:[^/@\s]+@|[?&](?:X-Amz-Signature|X-Goog-Signature|sig|token)=", re.IGNORECASE)
+
+
+class Stage(StrEnum):
+    """A step of the pipeline, and its section of the config; in their order."""
+
+    BUILD = "build"
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+    EXPORT = "export"
 
 
 class RunConfig(Settings):

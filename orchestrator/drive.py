@@ -16,13 +16,12 @@ from infra.progress import Progress
 from infra.progress_display import ProgressForm
 from infra.storage import Storage, storage_of
 from infra.terminal import quiet
-from orchestrator.config import RunConfig
+from orchestrator.config import RunConfig, Stage
 from orchestrator.driver import Driver, LeaseLost, Watch, watching
 from orchestrator.keeper import LOGS_FOLDER, Keeper, keeping, logs_folder
 from orchestrator.records import begin_drive, end_drive
 from orchestrator.run import check_run, open_run
 from orchestrator.run_state import RunState
-from orchestrator.stage_state import Stage
 from orchestrator.stages import check_stages, require_sections, run_stages, write_run_report
 
 DRIVER_LOG = "driver.log"

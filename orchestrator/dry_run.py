@@ -2,8 +2,7 @@
 
 from datapipe.dataset import MANIFEST_FILE
 from infra.storage import storage_of
-from orchestrator.config import RunConfig
-from orchestrator.stage_state import Stage
+from orchestrator.config import RunConfig, Stage
 from orchestrator.stages import require_sections
 from training.launch import check_training
 from training.model import check_tokenizer

@@ -12,7 +12,7 @@ import yaml
 from infra.conditions import require_conditions
 from infra.errors import ConfigError, OutputError
 from infra.storage import Storage
-from orchestrator.config import RunConfig, config_of
+from orchestrator.config import RunConfig, Stage, config_of
 from orchestrator.driver import Driver
 from orchestrator.records import RUN_FILE, encode
 from orchestrator.yaml_source import parse_yaml
@@ -130,7 +130,7 @@ def stage_facts(folder: Storage, stage: str) -> dict[str, Any] | None:
 def stages_done(folder: Storage) -> tuple[str, ...]:
     """The stages that have ended with their result, in the order of the pipeline."""
     names = {entry.path.removeprefix("stages/").removesuffix(".json") for entry in folder.list_files("stages")}
-    return tuple(stage for stage in ("build", "train", "evaluate", "export", "report") if stage in names)
+    return tuple(stage for stage in Stage if stage in names)
 
 
 def _identity(config: RunConfig) -> dict[str, Any]:

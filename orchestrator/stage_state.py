@@ -8,19 +8,10 @@ from enum import StrEnum
 from typing import Any
 
 from infra.storage import Storage, storage_of
-from orchestrator.config import RunConfig
+from orchestrator.config import RunConfig, Stage
 from orchestrator.run import EVALUATION_FOLDER, EXPORT_FOLDER, stage_facts
 from training.config import WhichCheckpoint
 from training.records import SCORES_FILE
-
-
-class Stage(StrEnum):
-    """A step of the pipeline."""
-
-    BUILD = "build"
-    TRAIN = "train"
-    EVALUATE = "evaluate"
-    EXPORT = "export"
 
 
 class Verdict(StrEnum):
@@ -91,7 +82,14 @@ def inputs_of(stage: Stage, config: RunConfig, folder: Storage) -> dict[str, Any
             train = config.train.model_dump(mode="json") if config.train else None
             return {"settings": _digest([section, train]), "checkpoint": newest_checkpoint(folder)}
         case Stage.EXPORT:
-            return {"settings": _digest(section), "checkpoint": checkpoint_to_export(config, folder)}
+            from training.best import best_checkpoint
+
+            assert config.export is not None
+            is_best = config.export.checkpoint is WhichCheckpoint.BEST
+            return {
+                "settings": _digest(section),
+                "checkpoint": best_checkpoint(folder) if is_best else newest_checkpoint(folder),
+            }
 
 
 def _has_result(stage: Stage, config: RunConfig, folder: Storage) -> bool:
@@ -113,16 +111,6 @@ def _has_result(stage: Stage, config: RunConfig, folder: Storage) -> bool:
             from training.export import is_exported
 
             return is_exported(folder.at(EXPORT_FOLDER))
-
-
-def checkpoint_to_export(config: RunConfig, folder: Storage) -> str | None:
-    """The path of the checkpoint that the config wants to be exported, or None."""
-    from training.best import best_checkpoint
-    from training.checkpoint import newest_whole_checkpoint
-
-    assert config.export is not None
-    is_best = config.export.checkpoint is WhichCheckpoint.BEST
-    return best_checkpoint(folder) if is_best else newest_whole_checkpoint(folder)
 
 
 def _manifest_digest(config: RunConfig) -> str | None:

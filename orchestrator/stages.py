@@ -9,11 +9,12 @@ from infra.cluster import Cluster, connect
 from infra.errors import ConfigError
 from infra.progress import Progress
 from infra.storage import Storage
-from orchestrator.config import RunConfig
+from orchestrator.config import RunConfig, Stage
 from orchestrator.driver import Driver
 from orchestrator.records import RETRY_EVENT, START_NAME, WENT_ON_EVENT, drive_path
 from orchestrator.run import EVALUATION_FOLDER, EXPORT_FOLDER, REPORT_FILE, mark_stage_done
-from orchestrator.stage_state import Stage, checkpoint_to_export, inputs_of, is_done
+from orchestrator.stage_state import inputs_of, is_done
+from training.config import WhichCheckpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,7 @@ def _export(context: StageContext) -> None:
 
     config = context.config
     assert config.export is not None
-    checkpoint = checkpoint_to_export(config, context.folder)
+    checkpoint = _checkpoint_to_export(config, context.folder)
     if checkpoint is None:
         raise ConfigError(
             f"The run {config.name} has no {config.export.checkpoint} checkpoint to export.",
@@ -166,6 +167,15 @@ def _export(context: StageContext) -> None:
     )
     context.progress.update(1)
     context.progress.end(f"{context.folder.at(EXPORT_FOLDER).url}")
+
+
+def _checkpoint_to_export(config: RunConfig, folder: Storage) -> str | None:
+    from training.best import best_checkpoint
+    from training.checkpoint import newest_whole_checkpoint
+
+    assert config.export is not None
+    is_best = config.export.checkpoint is WhichCheckpoint.BEST
+    return best_checkpoint(folder) if is_best else newest_whole_checkpoint(folder)
 
 
 RUNNERS: dict[Stage, Callable[[StageContext], None]] = {

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from infra.storage import Storage
-from training.checkpoint import TensorKind, load_tensors, read_state, require_whole
-from training.config import LossName
 from training.loader import evaluation_pictures, normalize
-from training.model import Tokenizer, create_model, model_traits
+from training.model import Tokenizer
 from training.selection import Selection
+from training.trained_model import load_model
 
 
 class FeatureEncoder(Protocol):
@@ -34,18 +33,13 @@ class Encoder:
     """
 
     def __init__(self, checkpoint: Storage, *, use_gpu: bool, batch_size: int, use_average: bool) -> None:
-        require_whole(checkpoint)
-        self.state = read_state(checkpoint)
+        trained = load_model(checkpoint, use_average=use_average)
+        self.state = trained.state
         self._device = torch.device("cuda" if use_gpu else "cpu")
         self._batch_size = batch_size
-        self._traits = model_traits(self.state.model, self.state.settings.get("mean"), self.state.settings.get("std"))
+        self._traits = trained.traits
         self._tokenize = Tokenizer(self.state.model)
-        model = create_model(self.state.model, LossName(self.state.loss), seed=0)
-        weights = (load_tensors(checkpoint, TensorKind.AVERAGE) if use_average else {}) or load_tensors(
-            checkpoint, TensorKind.PARAMETERS
-        )
-        model.load_state_dict(weights | load_tensors(checkpoint, TensorKind.BUFFERS))
-        self._model: Any = model.eval().to(self._device)
+        self._model: Any = trained.module.to(self._device)
 
     @torch.inference_mode()
     def encode_pictures(self, selection: Selection) -> Tensor:

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from infra.errors import StageFailed
 from infra.storage import Storage
 from training.architectures import contrastive_architecture
-from training.checkpoint import CheckpointState, TensorKind, load_tensors, read_state, require_whole
-from training.config import LossName
-from training.model import ModelTraits, Tokenizer, create_model, model_traits
+from training.model import Tokenizer
+from training.trained_model import TrainedModel, load_model
 
 CONFIG_FILE = "open_clip_config.json"  # written last: with it the folder is whole
 WEIGHTS_FILE = "open_clip_model.safetensors"
@@ -52,17 +51,11 @@ def export_model(checkpoint: Storage, output: Storage, name: str, *, use_average
     use_average: the weights' moving average, where the checkpoint has one. Raises CorruptData for a damaged
     checkpoint, StageFailed when open_clip's model of the folder gives other features than ours.
     """
-    require_whole(checkpoint)
-    state = read_state(checkpoint)
-    average = load_tensors(checkpoint, TensorKind.AVERAGE) if use_average else {}
-    weights = (average or load_tensors(checkpoint, TensorKind.PARAMETERS)) | load_tensors(
-        checkpoint, TensorKind.BUFFERS
-    )
-    traits = model_traits(state.model, state.settings.get("mean"), state.settings.get("std"))
+    trained = load_model(checkpoint, use_average=use_average)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        _write(folder, name, state, weights, traits)
-        _require_same_features(folder, state, weights, traits)
+        _write(folder, name, trained)
+        _require_same_features(folder, trained)
         if output.exists(CONFIG_FILE):
             output.delete(CONFIG_FILE)
         for path in sorted(folder.iterdir(), key=lambda path: path.name == CONFIG_FILE):
@@ -74,7 +67,8 @@ def is_exported(output: Storage) -> bool:
     return output.exists(CONFIG_FILE) and output.exists(WEIGHTS_FILE)
 
 
-def _write(folder: Path, name: str, state: CheckpointState, weights: dict[str, Tensor], traits: ModelTraits) -> None:
+def _write(folder: Path, name: str, trained: TrainedModel) -> None:
+    state, weights = trained.state, trained.module.state_dict()
     # Ours are vectors of one element, for DeepSpeed's sake.
     in_their_form = {key: value.reshape(()) if key in SCALARS else value for key, value in weights.items()}
     safetensors.torch.save_file(
@@ -88,8 +82,8 @@ def _write(folder: Path, name: str, state: CheckpointState, weights: dict[str, T
     if "logit_bias" in weights:
         architecture["init_logit_bias"] = float(weights["logit_bias"])
     preprocessing = {
-        "mean": list(traits.mean),
-        "std": list(traits.std),
+        "mean": list(trained.traits.mean),
+        "std": list(trained.traits.std),
         "interpolation": "bicubic",
         "resize_mode": "shortest",
     }
@@ -100,28 +94,27 @@ def _write(folder: Path, name: str, state: CheckpointState, weights: dict[str, T
     Tokenizer(state.model).save(folder)
 
 
-@torch.inference_mode()
-def _require_same_features(
-    folder: Path, state: CheckpointState, weights: dict[str, Tensor], traits: ModelTraits
-) -> None:
-    ours: Any = create_model(state.model, LossName(state.loss), seed=0)
-    ours.load_state_dict(weights)
+def _require_same_features(folder: Path, trained: TrainedModel) -> None:
     place = f"local-dir:{folder}"
     # A tower of the hub whose weights are in our file needs none from there.
     theirs: Any = open_clip.create_model(place, pretrained_hf=False)
     generator = torch.Generator().manual_seed(0)
-    pictures = torch.rand(2, 3, traits.image_size, traits.image_size, generator=generator)
+    side = trained.traits.image_size
+    pictures = torch.rand(2, 3, side, side, generator=generator)
     tokens = open_clip.get_tokenizer(place)(list(PROBE_TEXTS))
     for what, inputs in (("encode_image", pictures), ("encode_text", tokens)):
-        expected, found = (_features(model, what, inputs) for model in (ours, theirs))
+        expected, found = (_features(model, what, inputs) for model in (trained.module, theirs))
         if not torch.equal(expected, found):
+            error = (expected - found).abs().max()
             raise StageFailed(
-                f"open_clip's {what} of the exported {state.model} is off by {(expected - found).abs().max():.1e}.",
+                f"open_clip's {what} of the exported {trained.state.model} is off by {error:.1e}.",
                 "An exported model gives the very features of the checkpoint's. Nothing was written.",
                 "Report it with the open_clip version; the checkpoint is as good as before.",
             )
 
 
+# Both models are made outside of it: torch computes otherwise with weights that were made inside.
+@torch.inference_mode()
 def _features(model: nn.Module, what: str, inputs: Tensor) -> Tensor:
     features: Tensor = getattr(model.eval(), what)(inputs, normalize=True)
     return features

@@ -7,14 +7,13 @@ from pathlib import Path
 from infra.errors import OutputError
 from infra.progress import Progress
 from infra.storage import Storage, storage_of
-from orchestrator.config import RunConfig, load_config
+from orchestrator.config import RunConfig, Stage, load_config
 from orchestrator.demo.groups import PROMPT_NAMES, Group
 from orchestrator.demo.pictures import PictureSet, render_pictures
 from orchestrator.demo.urllist import write_url_list
 from orchestrator.demo.web import DemoWeb, require_port
 from orchestrator.drive import driving
 from orchestrator.run import EVALUATION_FOLDER, REPORT_FILE, open_run
-from orchestrator.stage_state import Stage
 from orchestrator.stages import check_stages, configured_stages, run_stages, write_run_report
 from training.records import SCORES_FILE
 

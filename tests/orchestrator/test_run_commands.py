@@ -190,7 +190,8 @@ def test_a_dry_run_says_what_is_done_and_why(config: RunConfig, tmp_path: Path):
         loaded = load_config(tmp_path / "birds.yaml", overrides)
         return [(plan.stage.value, plan.verdict) for plan in plan_stages(loaded, configured_stages(loaded))]
 
-    from orchestrator.stage_state import Stage, inputs_of
+    from orchestrator.config import Stage
+    from orchestrator.stage_state import inputs_of
 
     assert verdicts() == [("train", Verdict.TO_DO)]
     save(config.folder, 9)
