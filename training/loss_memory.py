@@ -1,6 +1,7 @@
 """Says what the loss takes of a worker's memory, by formula."""
 
 from training.loss import TILE
+from training.loss_tiles import CACHED_ROWS
 
 # What matrix products pack their operands into, and the allocator keeps of tiles that were freed: measured on CPUs,
 # where it is 12 to 40 MiB; cuBLAS sets aside 8 to 32.
@@ -23,7 +24,8 @@ def loss_memory_bytes(
     sent = 2 * own * width * 4 if ranks > 1 else 0
     returned = 0 if feature_bytes == 4 else 2 * own * width * feature_bytes
     side = min(tile, own)
-    tiles = 3 * side * side * 4
+    # SigLIP's other temporaries are of a few rows.
+    tiles = (side + 3 * CACHED_ROWS if for_siglip else 3 * side) * side * 4
     sums = 0 if for_siglip else (4 * ranks * own + 5 * own) * 4
     sweep = gathered + gradients + scattered + sent + returned + tiles + sums
     # SigLIP's gradients are kept from the forward pass, and multiplied by what comes from above into new ones.
