@@ -19,6 +19,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kill-runs", type=int, default=1, help="runs of whole pipelines with that many kills each")
     parser.addoption("--kill-rounds", type=int, default=2, help="kills of each stress test")
     parser.addoption(
         "--kill-seed", type=int, default=None, help="seed of the stress tests' moments; random if not given"

@@ -1,8 +1,8 @@
 """Builds the same list with diptych and with img2dataset in one run and prints the ratio of their times.
 
 Run it with `python tests/benchmarks/build_beside_img2dataset.py`, after `pip install img2dataset==1.47.0`. Both get the
-same pictures, server and settings. The difference of a long and a short list is taken, so that start-up cancels. The web
-server's own CPU time is no part of either tool: it is printed apart.
+same pictures, server and settings. The difference of a long and a short list is taken, so that start-up cancels. The
+web server's own CPU time is no part of either tool: it is printed apart.
 """
 
 import argparse
@@ -146,7 +146,8 @@ def main() -> None:
                 print(
                     f"{tool:12} {images / costs[tool].wall_s:7.0f} images/s   "
                     f"{1000 * costs[tool].cpu_s / images:5.2f} ms CPU an image   "
-                    f"(web {1000 * costs[tool].web_cpu_s / images:.2f}, whole run of {arguments.long:,}: {whole.wall_s:.0f} s)"
+                    f"(and {1000 * costs[tool].web_cpu_s / images:.2f} the web's; "
+                    f"whole run of {arguments.long:,}: {whole.wall_s:.0f} s)"
                 )
     peer, ours = costs["img2dataset"], costs["diptych"]
     print(f"diptych / img2dataset: {peer.wall_s / ours.wall_s:.2f} times the images a second, ", end="")

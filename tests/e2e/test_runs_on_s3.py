@@ -162,35 +162,42 @@ def test_random_parts_killed_at_random_moments_change_nothing(
     use_store: UseStore,
 ):
     """A worker, the driver, everything, or the storage, again and again; then it is resumed to its end."""
-    rounds, seed = request.config.getoption("--kill-rounds"), request.config.getoption("--kill-seed")
-    seed = random.randrange(1 << 32) if seed is None else seed
-    print(f"seed {seed}, {rounds} rounds")
-    chance = random.Random(seed)
+    option = request.config.getoption
+    seed = random.randrange(1 << 32) if option("--kill-seed") is None else option("--kill-seed")
     with ObjectStore() as store:
         use_store(store.environment())
-        run = storage_of(store.url("random/runs/birds"))
-        config = write_pipeline(tmp_path, web, store.url("random"), "birds", max_restarts=1000)
-        kinds: list[str] = []
-        driver = start_diptych("run", config, cwd=tmp_path)
-        while len(kinds) < rounds:
-            moment = time.monotonic() + chance.uniform(5, 40)
-            wait_until(lambda: time.monotonic() > moment or driver.poll() is not None)  # noqa: B023 - called at once
-            if driver.poll() == 0:
-                break  # through before the last kill
-            if driver.poll() is None:
-                kinds.append(kill_something(chance, driver, store))
-            if driver.poll() is not None:
-                # Run again as it was begun, or from the storage alone: until the config is there, nothing else goes.
-                is_stored = run.exists("run.json") and run.exists("run.yaml")
-                again = ("resume", run.url) if is_stored else ("run", config)
-                driver = start_diptych(*again, cwd=tmp_path)
-        print(kinds)
-        if driver.wait(2 * WAIT_S) != 0:
-            done = diptych("resume", run.url, cwd=tmp_path, timeout_s=WAIT_S)
-            assert done.returncode == 0, done.stderr
-        assert_same_result(run, undisturbed)
-        assert diptych("verify", run.url, cwd=tmp_path).returncode == 0
-        assert read_standing(run).state is RunState.DONE
+        for run_seed in range(seed, seed + option("--kill-runs")):
+            folder = tmp_path / str(run_seed)
+            folder.mkdir()
+            storage = store.url(str(run_seed))
+            config = write_pipeline(folder, web, storage, "birds", max_restarts=1000)
+            run = storage_of(f"{storage}/runs/birds")
+            kinds = run_with_kills(folder / config, run, store, random.Random(run_seed), option("--kill-rounds"))
+            print(f"seed {run_seed}: {kinds}", flush=True)
+            assert_same_result(run, undisturbed)
+            assert diptych("verify", run.url, cwd=folder).returncode == 0
+            assert read_standing(run).state is RunState.DONE
+
+
+def run_with_kills(config: Path, run: Storage, store: ObjectStore, chance: random.Random, kills: int) -> list[str]:
+    """Runs the pipeline to its end and kills a part so many times meanwhile; returns what was killed."""
+    kinds: list[str] = []
+    driver = start_diptych("run", config, cwd=config.parent)
+    while len(kinds) < kills:
+        moment = time.monotonic() + chance.uniform(5, 40)
+        wait_until(lambda: time.monotonic() > moment or driver.poll() is not None)  # noqa: B023 - called at once
+        if driver.poll() == 0:
+            break  # through before the last kill
+        if driver.poll() is None:
+            kinds.append(kill_something(chance, driver, store))
+        if driver.poll() is not None:
+            # Run again as it was begun, or from the storage alone: until the config is there, nothing else goes.
+            is_stored = run.exists("run.json") and run.exists("run.yaml")
+            driver = start_diptych(*(("resume", run.url) if is_stored else ("run", config)), cwd=config.parent)
+    if driver.wait(2 * WAIT_S) != 0:
+        done = diptych("resume", run.url, cwd=config.parent, timeout_s=WAIT_S)
+        assert done.returncode == 0, done.stderr
+    return kinds
 
 
 def kill_something(chance: random.Random, driver: subprocess.Popen[str], store: ObjectStore) -> str:
