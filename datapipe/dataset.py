@@ -3,7 +3,7 @@
 import json
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any
@@ -19,6 +19,7 @@ from infra.storage import Storage, storage_of
 SHARD_DIGITS = 5  # img2dataset's oom_shard_count
 MANIFEST_FILE = "dataset.json"
 FORMAT_VERSION = 1
+READ_STEP_BYTES = 8 << 20
 
 
 def shard_name(shard: int) -> str:
@@ -148,6 +149,27 @@ class ShardReader:
         if self._webdataset:
             return self._file.read(int(self._offsets[index]), int(self._lengths[index]))
         return bytes(self._images[index].as_py())
+
+    def images(self) -> Iterator[bytes]:
+        """The encoded pictures of all good samples, in order; they are read in large steps."""
+        if not self._webdataset:
+            yield from (bytes(image) for image in self._images.to_pylist())
+            return
+        for first, after in self._steps():
+            start = int(self._offsets[first])
+            data = self.read_range(start, int(self._offsets[after - 1] + self._lengths[after - 1]) - start)
+            for index in range(first, after):
+                place = int(self._offsets[index]) - start
+                yield data[place : place + int(self._lengths[index])]
+
+    def _steps(self) -> Iterator[tuple[int, int]]:
+        """Runs of samples, first and after, whose pictures lie within READ_STEP_BYTES; or single ones."""
+        starts, ends = self._offsets.tolist(), (self._offsets + self._lengths).tolist()
+        first = 0
+        for index in range(1, len(self) + 1):
+            if index == len(self) or ends[index] - starts[first] > READ_STEP_BYTES:
+                yield first, index
+                first = index
 
     def byte_range(self, index: int) -> tuple[int, int]:
         """Offset and length of the `index`-th good sample's picture in the shard's tar file."""

@@ -42,7 +42,7 @@ def run_shard_tasks(
     `on_progress` is called from another thread with the sum over the shards that are under way.
     Raises the task's own DiptychError, or StageFailed for what Ray could not get over by trying again.
     """
-    _be_quiet()
+    be_quiet()
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
     record = ray.remote(_BuildRecord).options(**options).remote()
@@ -53,7 +53,7 @@ def run_shard_tasks(
                 yield ShardStats.from_json(row["shard"], row["stats"])
         except (ray.exceptions.RayError, RuntimeError) as error:
             raise unwrapped(error) or StageFailed(
-                f"The build stopped: {_reason(error)}",
+                f"The build stopped: {reason_of(error)}",
                 "The shards that are finished are kept.",
                 "Run the same command again: it goes on.",
             ) from error
@@ -80,7 +80,7 @@ def _shards(
     )
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """The innermost error in one line; its traceback stays with the error that is raised."""
     while isinstance(inner := getattr(error, "cause", None) or error.__cause__, BaseException):
         error = inner
@@ -145,7 +145,8 @@ def _show(record: Any, on_progress: Callable[[ShardProgress], None]) -> None:
         on_progress(ray.get(record.total.remote(), timeout=10))
 
 
-def _be_quiet() -> None:
+def be_quiet() -> None:
+    """Keeps Ray Data's own display and log off the terminal."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

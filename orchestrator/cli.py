@@ -111,6 +111,38 @@ def build(config: Path, overrides: tuple[str, ...], address: str | None, progres
 @config_argument
 @overrides_argument
 @address_option
+@progress_option
+def annotate(config: Path, overrides: tuple[str, ...], address: str | None, progress_form: str) -> None:
+    """Dataset → columns: a perceptual hash and CLIP scores of each picture, beside its shards.
+
+    \b
+    Examples:
+      diptych annotate birds.yaml
+      diptych annotate birds.yaml annotate.phash=true
+    """
+    _drive(config, overrides, address, ["annotate"], progress_form=progress_form)
+
+
+@cli.command()
+@config_argument
+@overrides_argument
+@address_option
+@progress_option
+def curate(config: Path, overrides: tuple[str, ...], address: str | None, progress_form: str) -> None:
+    """Dataset → view: the samples that fulfil conditions, are no duplicates and are among the best.
+
+    \b
+    Examples:
+      diptych curate birds.yaml
+      diptych curate birds.yaml curate.top.share=0.3
+    """
+    _drive(config, overrides, address, ["curate"], progress_form=progress_form)
+
+
+@cli.command()
+@config_argument
+@overrides_argument
+@address_option
 @click.option("--dry-run", is_flag=True, help="Print the plan (model, memory, batches, length) and stop there.")
 @json_option
 def train(config: Path, overrides: tuple[str, ...], address: str | None, dry_run: bool, as_json: bool) -> None:

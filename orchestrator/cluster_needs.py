@@ -63,8 +63,8 @@ def require_export(needs: ClusterNeeds, export: str | None) -> None:
 def _needs(config: RunConfig, workers_per_node: int | None, shared_folder: str | None) -> ClusterNeeds:
     _refuse_credentials(config)
     build, train = config.build, config.train
-    # An evaluation alone wants one worker's place.
-    evaluates = config.evaluate is not None
+    # An evaluation or CLIP scores alone want one worker's place.
+    evaluates = config.evaluate is not None or bool(config.annotate and config.annotate.clip_scores)
     most = train.max_workers if train else int(evaluates)
     return ClusterNeeds(
         name=_label(config.name),

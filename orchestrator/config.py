@@ -5,17 +5,19 @@ import re
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from datapipe.config import BuildConfig
+from datapipe.curate_config import CurateConfig
 from infra.errors import ConfigError
 from infra.settings import Place, Settings
 from infra.storage import Storage, storage_of
 from orchestrator.yaml_source import KeyPath, YamlSource, apply_overrides, read_yaml, resolve_references
+from training.annotate_config import AnnotateConfig
 from training.config import EvaluateConfig, ExportConfig, TrainConfig
 
 MAX_SHOWN_VALUE = 60
@@ -26,6 +28,8 @@ class Stage(StrEnum):
     """A step of the pipeline, and its section of the config; in their order."""
 
     BUILD = "build"
+    ANNOTATE = "annotate"
+    CURATE = "curate"
     TRAIN = "train"
     EVALUATE = "evaluate"
     EXPORT = "export"
@@ -40,6 +44,10 @@ class RunConfig(Settings):
     """The folder in which run folders lie: s3://bucket/runs, or one of a local or mounted file system."""
     build: BuildConfig | None = None
     """URL list → dataset."""
+    annotate: AnnotateConfig | None = None
+    """Dataset → columns: perceptual hashes and CLIP scores, beside its shards."""
+    curate: CurateConfig | None = None
+    """Dataset → view: which of its samples are used."""
     train: TrainConfig | None = None
     """Dataset → checkpoint."""
     evaluate: EvaluateConfig | None = None
@@ -140,16 +148,25 @@ def _has(value: dict[str, Any] | list[Any], part: str | int) -> bool:
 
 
 def _model_at(path: KeyPath, model: type[BaseModel]) -> type[BaseModel] | None:
+    is_name = False  # of one section among several that the user names
     for part in path:
-        field = model.model_fields.get(str(part))
-        if field is None:
+        if is_name or isinstance(part, int):
+            is_name = False
+            continue
+        field = model.model_fields.get(part)
+        inner = None if field is None else section_in(field.annotation)
+        if field is None or inner is None:
             return None
-        members = getattr(field.annotation, "__args__", (field.annotation,))
-        inner = [member for member in members if isinstance(member, type) and issubclass(member, BaseModel)]
-        if not inner:
-            return None
-        model = inner[0]
+        model, is_name = inner, get_origin(field.annotation) is dict
     return model
+
+
+def section_in(annotation: Any) -> type[BaseModel] | None:
+    """The config section among a field's types, if there is one."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (section_in(member) for member in get_args(annotation))
+    return next((section for section in found if section is not None), None)
 
 
 def _allowed(path: KeyPath, model: type[BaseModel]) -> str:

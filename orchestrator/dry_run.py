@@ -1,5 +1,6 @@
 """Plans a training without starting it."""
 
+from datapipe.curate import view_path
 from datapipe.dataset import MANIFEST_FILE
 from infra.storage import storage_of
 from orchestrator.config import RunConfig, Stage
@@ -18,7 +19,11 @@ def plan_run(config: RunConfig) -> TrainingPlan:
     require_sections(config, [Stage.TRAIN])
     assert config.train is not None
     sources = config.train.training_sources()
-    is_ready = all(storage_of(source.path).exists(MANIFEST_FILE) for source in sources)
+    is_ready = all(
+        storage_of(source.path).exists(file)
+        for source in sources
+        for file in [MANIFEST_FILE, *([view_path(source.view)] if source.view is not None else [])]
+    )
     check_training(config.train, dataset_is_ready=is_ready)
     check_tokenizer(config.train.model)
     samples = select_training(config.train)[1].places if is_ready else None

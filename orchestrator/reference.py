@@ -1,15 +1,14 @@
 """Prints the configuration reference from the config's own words: `python -m orchestrator.reference`."""
 
-import types
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import Any, Union, get_args, get_origin
+from typing import get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from orchestrator.config import RunConfig
+from orchestrator.config import RunConfig, section_in
 
 HEAD = """\
 # Configuration
@@ -33,23 +32,14 @@ def _section(path: str, model: type[BaseModel]) -> Iterator[str]:
     yield "| key | default | meaning |\n|---|---|---|"
     inner = []
     for name, field in model.model_fields.items():
-        section = _inner_model(field.annotation)
+        section = section_in(field.annotation)
         yield f"| `{name}` | {_default(field)} | {field.description or ''} |"
         if section is not None:
-            inner.append((f"{path}.{name}".lstrip("."), section))
+            named = ".NAME" if get_origin(field.annotation) is dict else ""
+            inner.append((f"{path}.{name}{named}".lstrip("."), section))
     yield ""
     for inner_path, section in inner:
         yield from _section(inner_path, section)
-
-
-def _inner_model(annotation: Any) -> type[BaseModel] | None:
-    """The config section among a field's types, if there is one."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    if get_origin(annotation) in (Union, types.UnionType):
-        found = [_inner_model(member) for member in get_args(annotation)]
-        return next((section for section in found if section is not None), None)
-    return None
 
 
 def _default(field: FieldInfo) -> str:

@@ -76,8 +76,27 @@ def inputs_of(stage: Stage, config: RunConfig, folder: Storage) -> dict[str, Any
 
             assert config.build is not None
             return {"settings": _digest(section), "input": input_identity(config.build)}
+        case Stage.ANNOTATE:
+            from datapipe.dataset import MANIFEST_FILE
+            from training.annotators import annotators_of
+
+            assert config.annotate is not None
+            settings = {name: annotator.settings for name, annotator in annotators_of(config.annotate).items()}
+            return {"settings": _digest(settings), "data": _file_digest(config.annotate.data, MANIFEST_FILE)}
+        case Stage.CURATE:
+            from datapipe.annotation import annotation_marker
+            from datapipe.curate import used_columns
+            from datapipe.dataset import MANIFEST_FILE
+
+            assert config.curate is not None
+            columns = [annotation_marker(column) for column in used_columns(config.curate)]
+            return {
+                "settings": _digest(section),
+                "data": _file_digest(config.curate.data, MANIFEST_FILE),
+                "annotations": _digest([_file_digest(config.curate.data, marker) for marker in columns]),
+            }
         case Stage.TRAIN:
-            return {"settings": _digest(section), "data": _manifest_digest(config)}
+            return {"settings": _digest(section), "data": _data_digest(config)}
         case Stage.EVALUATE:
             train = config.train.model_dump(mode="json") if config.train else None
             return {"settings": _digest([section, train]), "checkpoint": newest_checkpoint(folder)}
@@ -101,6 +120,18 @@ def _has_result(stage: Stage, config: RunConfig, folder: Storage) -> bool:
 
             assert config.build is not None
             return is_complete(storage_of(config.build.output))
+        case Stage.ANNOTATE:
+            from datapipe.annotation import is_annotated
+            from training.annotators import annotators_of
+
+            assert config.annotate is not None
+            dataset = storage_of(config.annotate.data)
+            return all(is_annotated(dataset, name) for name in annotators_of(config.annotate))
+        case Stage.CURATE:
+            from datapipe.curate import view_path
+
+            assert config.curate is not None
+            return storage_of(config.curate.data).exists(view_path(config.curate.view))
         case Stage.TRAIN:
             # A damaged one is done again from the one before it.
             newest = newest_checkpoint(folder)
@@ -113,17 +144,29 @@ def _has_result(stage: Stage, config: RunConfig, folder: Storage) -> bool:
             return is_exported(folder.at(EXPORT_FOLDER))
 
 
-def _manifest_digest(config: RunConfig) -> str | None:
+def _data_digest(config: RunConfig) -> str | None:
+    """Of all datasets that training sees, and of their views; None while one is not there."""
+    from datapipe.curate import view_path
     from datapipe.dataset import MANIFEST_FILE
 
     assert config.train is not None
     digest = hashlib.sha256()
     for source in config.train.training_sources():
         storage = storage_of(source.path)
-        if not storage.exists(MANIFEST_FILE):
-            return None
-        digest.update(storage.read_bytes(MANIFEST_FILE))
+        for file in [MANIFEST_FILE] if source.view is None else [MANIFEST_FILE, view_path(source.view)]:
+            if not storage.exists(file):
+                return None
+            digest.update(storage.read_bytes(file))
     return digest.hexdigest()
+
+
+def _file_digest(place: str, path: str) -> str | None:
+    """The SHA-256 of a small file; None when there is none."""
+    storage = storage_of(place)
+    try:
+        return hashlib.sha256(storage.read_bytes(path)).hexdigest()
+    except FileNotFoundError:
+        return None
 
 
 def _digest(value: Any) -> str:

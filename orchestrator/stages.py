@@ -13,6 +13,7 @@ from orchestrator.config import RunConfig, Stage
 from orchestrator.driver import Driver
 from orchestrator.records import RETRY_EVENT, START_NAME, WENT_ON_EVENT, drive_path
 from orchestrator.run import EVALUATION_FOLDER, EXPORT_FOLDER, REPORT_FILE, mark_stage_done
+from orchestrator.same_data import keep_data
 from orchestrator.stage_state import inputs_of, is_done
 from training.config import WhichCheckpoint
 
@@ -65,6 +66,10 @@ def check_stages(config: RunConfig, stages: Sequence[Stage]) -> None:
         from datapipe.build import check_build
 
         check_build(config.build)
+    if Stage.ANNOTATE in stages and config.annotate is not None:
+        from training.annotators import check_annotation
+
+        check_annotation(config.annotate, dataset_is_ready=Stage.BUILD not in stages)
     if Stage.TRAIN in stages and config.train is not None:
         from training.launch import check_training
 
@@ -109,11 +114,26 @@ def _build(context: StageContext) -> None:
     build(context.config.build, context.progress)
 
 
+def _annotate(context: StageContext) -> None:
+    from training.annotators import annotate_dataset
+
+    assert context.config.annotate is not None
+    annotate_dataset(context.config.annotate, context.progress)
+
+
+def _curate(context: StageContext) -> None:
+    from datapipe.curate import curate
+
+    assert context.config.curate is not None
+    curate(context.config.curate, context.progress)
+
+
 def _train(context: StageContext) -> None:
     from training.launch import check_training, train
 
     assert context.config.train is not None
     check_training(context.config.train, dataset_is_ready=True)
+    keep_data(context.driver, context.config)
     # Once a later driver has begun, what is left of this one's workers commits nothing more.
     fence = drive_path(context.driver.drive.number + 1, START_NAME)
 
@@ -180,6 +200,8 @@ def _checkpoint_to_export(config: RunConfig, folder: Storage) -> str | None:
 
 RUNNERS: dict[Stage, Callable[[StageContext], None]] = {
     Stage.BUILD: _build,
+    Stage.ANNOTATE: _annotate,
+    Stage.CURATE: _curate,
     Stage.TRAIN: _train,
     Stage.EVALUATE: _evaluate,
     Stage.EXPORT: _export,

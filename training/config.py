@@ -26,8 +26,8 @@ MAX_LOGIT_SCALE = 100.0  # CLIP's: past it training becomes unstable
 WEIGHT_FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
 
-def _weights_place(source: str) -> str:
-    """A path made absolute, or a tag of open_clip's, which is one word, as it is."""
+def weights_place(source: str) -> str:
+    """Where weights lie: a path made absolute, or a tag of open_clip's, which is one word, as it is."""
     is_path = "/" in source or source.startswith(".") or source.endswith(WEIGHT_FILE_SUFFIXES)
     return absolute_place(source) if is_path else source
 
@@ -213,7 +213,7 @@ class TrainConfig(FiniteSettings):
     """Share of the samples that is kept for evaluation, chosen by a hash of the key."""
     model: str = "ViT-B-32"
     """Any open_clip name, or a small one of ours: diptych-tiny."""
-    pretrained: Annotated[str, AfterValidator(_weights_place)] | None = None
+    pretrained: Annotated[str, AfterValidator(weights_place)] | None = None
     """Weights to start from: a file, our checkpoint, a Hugging Face folder (./NAME), an open_clip tag; null: fresh."""
     pretrained_towers: PretrainedTowers = PretrainedTowers.ALL
     """all, image or text: what starts from those weights; the other tower and the two scalars start afresh."""

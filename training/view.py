@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datapipe.curate import view_path
 from datapipe.dataset import Dataset
 from infra.errors import InputError
 
@@ -34,7 +35,7 @@ def read_view(dataset: Dataset, name: str) -> View:
 
     Raises InputError when there is none, or when it is no view.
     """
-    path = f"views/{name}.parquet"
+    path = view_path(name)
     try:
         with dataset.storage.open_input(path) as stream:
             table = pq.ParquetFile(stream).read()

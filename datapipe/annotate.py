@@ -1,0 +1,220 @@
+"""Dataset → annotation: one value for each picture, made shard by shard with Ray Data; what is there is kept."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from datapipe.annotation import (
+    ANNOTATION_FILE,
+    MADE_FROM,
+    Annotation,
+    annotation_file,
+    annotation_folder,
+    facts_of,
+    find_annotation,
+)
+from datapipe.build import find_finished
+from datapipe.dataset import Dataset, ShardReader
+from datapipe.marker import FileFacts, ShardStats
+from datapipe.status import SampleStatus
+from infra.errors import CorruptData, StageFailed
+from infra.lease import hold
+from infra.progress import Progress
+from infra.storage import Storage
+
+FILES_AT_ONCE = 16
+
+
+class Annotator(Protocol):
+    """Values of one kind for pictures. Made on the driver, pickled to the workers; `values` loads what it needs."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that the values depend on besides the dataset, as JSON values."""
+        ...
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The columns of the dataset that it reads."""
+        ...
+
+    def values(self, shard: ShardReader) -> pa.Array:
+        """One value for each of the shard's good samples, in order; null where there is none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The processes that annotate: how many, and what each has of the cluster."""
+
+    processes: int
+    cpus: int = 1
+    gpus: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A shard's file as it lies in storage: size and hash, rows, and rows with a value."""
+
+    shard: int
+    facts: FileFacts
+    rows: int
+    values: int
+
+
+def annotate(dataset: Dataset, name: str, annotator: Annotator, pool: Pool, progress: Progress) -> Annotation:
+    """Makes what is missing of the annotation, as its only writer. Ray is connected already.
+
+    Values of other settings, or of another dataset in the same place, are made anew. Raises CorruptData for a dataset
+    that is not whole, StageFailed when values can't be made, StorageFailed.
+    """
+    folder = annotation_folder(dataset.storage, name)
+    with hold(folder, progress.note) as lease:
+        folder.sweep_unfinished()
+        sources = _sources(dataset, annotator.settings)
+        before = find_annotation(dataset.storage, name)
+        if before is not None and before.settings != annotator.settings:
+            folder.delete(ANNOTATION_FILE)  # its files are about to change
+        written = _find_written(folder, name, sources)
+        done = sum(found.rows for found in written.values())
+        progress.begin("annotate", total=dataset.manifest.rows, unit="rows", done=done)
+        progress.set_detail(name)
+        missing = {shard: made_from for shard, made_from in sources.items() if shard not in written}
+        for made in _make(dataset, name, annotator, pool, missing):
+            if not lease.is_held:
+                raise _lease_lost(folder)
+            written[made.shard] = made
+            done += made.rows
+            progress.update(done, name)
+        annotation = _annotation(name, annotator.settings, [written[shard] for shard in sorted(written)])
+        folder.write_bytes(ANNOTATION_FILE, annotation.to_json())
+    progress.end(f"{name}: {annotation.values:,} values for {annotation.rows:,} rows")
+    return annotation
+
+
+def _annotation(name: str, settings: dict[str, Any], written: Sequence[Written]) -> Annotation:
+    return Annotation(
+        name,
+        settings,
+        {annotation_file(file.shard): file.facts for file in written},
+        rows=sum(file.rows for file in written),
+        values=sum(file.values for file in written),
+    )
+
+
+def _sources(dataset: Dataset, settings: dict[str, Any]) -> dict[int, str]:
+    """By shard: a hash of all that its values depend on. Raises CorruptData when a shard is not as committed."""
+    shards = len(dataset.manifest.shard_rows)
+    finished = find_finished(dataset.storage, shards)
+    if len(finished) < shards:
+        raise CorruptData(
+            f"{dataset.storage.url}: of {shards:,} shards {shards - len(finished):,} are not as committed.",
+            "Only a whole dataset is annotated.",
+            "`diptych verify` names what is wrong, and `diptych build` mends it.",
+        )
+    return {shard: _made_from(stats, settings) for shard, stats in sorted(finished.items())}
+
+
+def _made_from(stats: ShardStats, settings: dict[str, Any]) -> str:
+    hashes = {file: facts.sha256 for file, facts in stats.files.items()}
+    return hashlib.sha256(json.dumps([settings, hashes], sort_keys=True).encode()).hexdigest()
+
+
+def _find_written(folder: Storage, name: str, sources: Mapping[int, str]) -> dict[int, Written]:
+    """The files of the shards that are there already, made from just this, with every byte right."""
+    listed = {entry.path for entry in folder.list_files()}
+    candidates = [shard for shard in sources if annotation_file(shard) in listed]
+
+    def look(shard: int) -> Written | None:
+        data = folder.read_bytes(annotation_file(shard))
+        try:
+            table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+        except (pa.ArrowException, OSError):
+            return None
+        if (table.schema.metadata or {}).get(MADE_FROM) != sources[shard].encode():
+            return None
+        return Written(shard, facts_of(data), table.num_rows, table.num_rows - table[name].null_count)
+
+    with ThreadPoolExecutor(FILES_AT_ONCE) as threads:
+        return {found.shard: found for found in threads.map(look, candidates) if found is not None}
+
+
+def _make(
+    dataset: Dataset, name: str, annotator: Annotator, pool: Pool, missing: Mapping[int, str]
+) -> Iterator[Written]:
+    """Annotates the shards on the cluster and yields each as it is written."""
+    if not missing:
+        return
+    import ray
+    from ray.data import ActorPoolStrategy, from_items
+
+    from datapipe.ray_flow import be_quiet, reason_of
+    from infra.remote_errors import unwrapped
+
+    be_quiet()
+    work = [{"shard": shard, "made_from": made_from} for shard, made_from in missing.items()]
+    flow = from_items(work, override_num_blocks=len(work)).map(
+        _AnnotateShard,
+        fn_constructor_args=(dataset, name, annotator),
+        num_cpus=pool.cpus,
+        num_gpus=pool.gpus,
+        compute=ActorPoolStrategy(size=min(pool.processes, len(work)), max_tasks_in_flight_per_actor=2),
+    )
+    try:
+        for row in flow.iter_rows():
+            yield Written(row["shard"], FileFacts(row["size_bytes"], row["sha256"]), row["rows"], row["values"])
+    except (ray.exceptions.RayError, RuntimeError) as error:
+        raise unwrapped(error) or StageFailed(
+            f"The annotation {name} stopped: {reason_of(error)}",
+            "The shards that are finished are kept.",
+            "Run the same command again: it goes on.",
+        ) from error
+
+
+class _AnnotateShard:
+    """A process of the pool, which keeps the annotator and what it has loaded."""
+
+    def __init__(self, dataset: Dataset, name: str, annotator: Annotator) -> None:
+        self._dataset, self._name, self._annotator = dataset, name, annotator
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        written = annotate_shard(self._dataset, self._name, self._annotator, row["shard"], row["made_from"])
+        facts = written.facts
+        return {
+            "shard": written.shard,
+            "size_bytes": facts.size_bytes,
+            "sha256": facts.sha256,
+            "rows": written.rows,
+            "values": written.values,
+        }
+
+
+def annotate_shard(dataset: Dataset, name: str, annotator: Annotator, shard: int, made_from: str) -> Written:
+    """Makes one shard's values and writes their file."""
+    rows = dataset.read_rows(shard, ["key", "status"])
+    with dataset.open_shard(shard, ["key", *annotator.columns]) as reader:
+        values = annotator.values(reader) if len(reader) else pa.nulls(0)
+    is_good = pc.equal(rows["status"], SampleStatus.SUCCESS.value).combine_chunks()
+    # The k-th good row has the k-th value.
+    places = pc.if_else(is_good, pc.subtract(pc.cumulative_sum(is_good.cast(pa.int64())), 1), None)
+    table = pa.table({"key": rows["key"], name: values.take(places)}).replace_schema_metadata({MADE_FROM: made_from})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    data = sink.getvalue().to_pybytes()
+    annotation_folder(dataset.storage, name).write_bytes(annotation_file(shard), data)
+    return Written(shard, facts_of(data), table.num_rows, table.num_rows - table[name].null_count)
+
+
+def _lease_lost(folder: Storage) -> StageFailed:
+    return StageFailed(
+        f"{folder.url}: the lease was lost, because the storage could not be reached for too long.",
+        "Another one may annotate there now; the shards that are finished are kept.",
+        "Run the same command again: it waits for the other one, or goes on.",
+    )

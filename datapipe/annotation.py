@@ -1,0 +1,133 @@
+"""A dataset's annotations: one value for each row of its shards, in files beside them; and who made them of what.
+
+columns/NAME/00000.parquet     key and NAME, one row per row of the shard, null where there is no value
+columns/NAME/annotation.json   the commit marker: sizes and SHA-256 of those files; written last
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from datapipe.dataset import Dataset, shard_name
+from datapipe.marker import FileFacts
+from infra.errors import ConfigError, CorruptData
+from infra.storage import Storage
+
+COLUMNS_FOLDER = "columns"
+ANNOTATION_FILE = "annotation.json"
+FORMAT_VERSION = 1
+MADE_FROM = b"made_from"  # in a file's metadata: a hash of all that its values depend on
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """A finished annotation: the settings that made it, its files, and how many rows have a value."""
+
+    name: str
+    settings: dict[str, Any]
+    files: dict[str, FileFacts]
+    rows: int
+    values: int
+
+    def to_json(self) -> bytes:
+        """The marker as it is written."""
+        value = {
+            "format_version": FORMAT_VERSION,
+            "settings": self.settings,
+            "rows": self.rows,
+            "values": self.values,
+            "files": {name: facts.to_json() for name, facts in self.files.items()},
+        }
+        return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
+
+    @classmethod
+    def from_json(cls, name: str, data: bytes) -> "Annotation":
+        """Reads `to_json`'s bytes."""
+        raw = json.loads(data)
+        files = {file: FileFacts(**facts) for file, facts in raw["files"].items()}
+        return cls(name, raw["settings"], files, raw["rows"], raw["values"])
+
+
+def annotation_folder(dataset: Storage, name: str) -> Storage:
+    """Where the annotation's files lie."""
+    return dataset.at(f"{COLUMNS_FOLDER}/{name}")
+
+
+def annotation_marker(name: str) -> str:
+    """Where the annotation's commit marker lies in its dataset."""
+    return f"{COLUMNS_FOLDER}/{name}/{ANNOTATION_FILE}"
+
+
+def annotation_file(shard: int) -> str:
+    """`00003.parquet` for 3."""
+    return f"{shard_name(shard)}.parquet"
+
+
+def annotation_names(dataset: Storage) -> list[str]:
+    """The names of the finished annotations, sorted."""
+    entries = dataset.list_files(COLUMNS_FOLDER, recursive=True)
+    return sorted(
+        entry.path.split("/")[1]
+        for entry in entries
+        if entry.path.endswith(f"/{ANNOTATION_FILE}") and entry.path.count("/") == 2
+    )
+
+
+def find_annotation(dataset: Storage, name: str) -> Annotation | None:
+    """The finished annotation of that name; None when there is none."""
+    folder = annotation_folder(dataset, name)
+    try:
+        return Annotation.from_json(name, folder.read_bytes(ANNOTATION_FILE))
+    except FileNotFoundError:
+        return None
+
+
+def is_annotated(dataset: Storage, name: str) -> bool:
+    """Whether the annotation is finished, and all its files are as large as they were."""
+    annotation = find_annotation(dataset, name)
+    if annotation is None:
+        return False
+    sizes = {entry.path: entry.size_bytes for entry in annotation_folder(dataset, name).list_files()}
+    return all(sizes.get(file) == facts.size_bytes for file, facts in annotation.files.items())
+
+
+def require_annotation(dataset: Storage, name: str) -> Annotation:
+    """The finished annotation of that name. Raises ConfigError when there is none."""
+    annotation = find_annotation(dataset, name)
+    if annotation is None:
+        there = ", ".join(annotation_names(dataset)) or "none"
+        raise ConfigError(
+            f"{dataset.url} has no annotation {name!r}.",
+            f"Its annotations are: {there}.",
+            "Name one of them, or make it with `diptych annotate`.",
+        )
+    return annotation
+
+
+def read_values(dataset: Dataset, annotation: Annotation, shard: int) -> pa.ChunkedArray:
+    """The shard's values, one for each of its rows. Raises CorruptData when the file is not the committed one."""
+    folder, file = annotation_folder(dataset.storage, annotation.name), annotation_file(shard)
+    try:
+        data = folder.read_bytes(file)
+    except FileNotFoundError as error:
+        raise _damaged(folder, file) from error
+    if facts_of(data) != annotation.files.get(file):
+        raise _damaged(folder, file)
+    return pq.read_table(pa.BufferReader(data), columns=[annotation.name])[annotation.name]
+
+
+def facts_of(data: bytes) -> FileFacts:
+    """Size and hash of a file with these bytes."""
+    return FileFacts(len(data), hashlib.sha256(data).hexdigest())
+
+
+def _damaged(folder: Storage, file: str) -> CorruptData:
+    return CorruptData(
+        f"{folder.url}/{file} is missing, or not as {ANNOTATION_FILE} vouches for.",
+        "An annotation's files are read only as they were committed.",
+        "Remove that file and run `diptych annotate` again: it makes it anew.",
+    )
