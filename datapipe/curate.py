@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from datapipe.annotation import Annotation, annotation_names, read_values, require_annotation
-from datapipe.curate_config import PHASH, CurateConfig, DeduplicateConfig, Range, TopConfig
+from datapipe.conditions import condition_name, fulfils
+from datapipe.curate_config import PHASH, CurateConfig, DeduplicateConfig, TopConfig
 from datapipe.dataset import Dataset
 from datapipe.dedup import first_of_each, without_near_duplicates
 from datapipe.status import SampleStatus
@@ -124,7 +125,7 @@ def _fulfilling(config: CurateConfig, dataset: Dataset, progress: Progress) -> t
             parts.append(part)
             left += np.asarray(counts, dtype=np.int64)
             progress.update(done)
-    names = [_condition_name(column, wanted) for column, wanted in config.where.items()]
+    names = [condition_name(column, wanted) for column, wanted in config.where.items()]
     steps = [Step(name, int(count)) for name, count in zip(names, left, strict=True)]
     return pa.concat_tables(parts, promote_options="permissive").combine_chunks(), steps
 
@@ -154,33 +155,13 @@ def _in_shard(
     table = table.filter(pc.equal(table["status"], SampleStatus.SUCCESS.value))
     left = []
     for column, wanted in config.where.items():
-        table = table.filter(pc.fill_null(_fulfils(table[column], wanted, column), False))
+        table = table.filter(pc.fill_null(fulfils(table[column], wanted, column), False))
         left.append(table.num_rows)
     return table.select(["shard", "row", *(name for name in columns if name in _later_columns(config))]), left
 
 
 def _later_columns(config: CurateConfig) -> list[str]:
     return used_columns(config.model_copy(update={"where": {}}))
-
-
-def _fulfils(values: pa.ChunkedArray, wanted: Range | str | int | bool, column: str) -> pa.ChunkedArray:
-    try:
-        if not isinstance(wanted, Range):
-            return pc.equal(values, pa.scalar(wanted).cast(values.type))
-        numbers = values.cast(pa.float64())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        shown = wanted.model_dump(exclude_none=True) if isinstance(wanted, Range) else wanted
-        raise ConfigError(
-            f"curate.where.{column}: got {shown!r}.",
-            f"The column holds {values.type}.",
-            "Write a value of that type; min and max are for numbers.",
-        ) from error
-    is_in = pc.is_finite(numbers)
-    if wanted.min is not None:
-        is_in = pc.and_(is_in, pc.greater_equal(numbers, wanted.min))
-    if wanted.max is not None:
-        is_in = pc.and_(is_in, pc.less_equal(numbers, wanted.max))
-    return is_in
 
 
 def _distinct(rows: pa.Table, config: DeduplicateConfig) -> npt.NDArray[np.bool_]:
@@ -230,14 +211,6 @@ def _numbers(rows: pa.Table, column: str, key: str) -> npt.NDArray[np.float64]:
         ) from error
     found = numbers.to_numpy(zero_copy_only=False).astype(np.float64)
     return np.where(np.isfinite(found), found, -np.inf)
-
-
-def _condition_name(column: str, wanted: Range | str | int | bool) -> str:
-    if not isinstance(wanted, Range):
-        return f"{column} = {wanted}"
-    low = f"{wanted.min:g} ≤ " if wanted.min is not None else ""
-    high = f" ≤ {wanted.max:g}" if wanted.max is not None else ""
-    return f"{low}{column}{high}"
 
 
 def _describe(config: DeduplicateConfig) -> str:

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from orchestrator.same_data import keep_data
 from orchestrator.stage_state import inputs_of, is_done
 from training.config import WhichCheckpoint
 
+WITHOUT_CLUSTER = frozenset({Stage.CURATE})  # it reads a few columns, in the driver
+
 
 @dataclass(frozen=True, slots=True)
 class StageContext:
@@ -24,7 +27,7 @@ class StageContext:
 
     config: RunConfig
     driver: Driver
-    cluster: Cluster
+    cluster: Cluster | None
 
     @property
     def folder(self) -> Storage:
@@ -77,14 +80,15 @@ def check_stages(config: RunConfig, stages: Sequence[Stage]) -> None:
 
 
 def run_stages(driver: Driver, config: RunConfig, stages: Sequence[Stage], *, address: str | None = None) -> None:
-    """Does the stages in order on one Ray cluster, which is started only if something is to do."""
+    """Does the stages in order on one Ray cluster, which is started only if a stage wants it."""
     folder = driver.folder
     pending = [stage for stage in stages if not is_done(stage, config, folder)]
     for stage in stages:
         if stage not in pending:
             driver.progress.note(f"✓ {stage}  already done")
     if pending:
-        with connect(driver.logs, address=address) as cluster:
+        wants_cluster = any(stage not in WITHOUT_CLUSTER for stage in pending)
+        with connect(driver.logs, address=address) if wants_cluster else nullcontext() as cluster:
             context = StageContext(config, driver, cluster)
             for stage in pending:
                 # An earlier stage may have left this one's inputs as they were.
@@ -131,7 +135,7 @@ def _curate(context: StageContext) -> None:
 def _train(context: StageContext) -> None:
     from training.launch import check_training, train
 
-    assert context.config.train is not None
+    assert context.config.train is not None and context.cluster is not None
     check_training(context.config.train, dataset_is_ready=True)
     keep_data(context.driver, context.config)
     # Once a later driver has begun, what is left of this one's workers commits nothing more.

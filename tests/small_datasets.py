@@ -2,14 +2,17 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
+from datapipe.annotation import Annotation, annotation_file, annotation_folder, annotation_marker, facts_of
 from datapipe.build import build_manifest
 from datapipe.config import BuildConfig
-from datapipe.dataset import MANIFEST_FILE
+from datapipe.dataset import MANIFEST_FILE, Dataset
 from datapipe.outcome import RowOutcome
 from datapipe.shard import ShardWriter
 from datapipe.status import SampleStatus
@@ -69,6 +72,19 @@ def make_dataset(
     manifest = build_manifest(stats, {"output_format": output_format, "encode_format": "jpg"})
     output.write_bytes(MANIFEST_FILE, manifest.to_json())
     return output.url
+
+
+def write_annotation(dataset: Dataset, name: str, values: list[list[Any]], kind: pa.DataType) -> None:
+    """An annotation with these values, one for each row of each shard, as `annotate` leaves it."""
+    files = {}
+    for shard, of_shard in enumerate(values):
+        sink = io.BytesIO()
+        pq.write_table(pa.table({name: pa.array(of_shard, kind)}), sink)
+        annotation_folder(dataset.storage, name).write_bytes(annotation_file(shard), sink.getvalue())
+        files[annotation_file(shard)] = facts_of(sink.getvalue())
+    rows = sum(map(len, values))
+    annotation = Annotation(name, {}, files, rows, rows)
+    dataset.storage.write_bytes(annotation_marker(name), annotation.to_json())
 
 
 def _outcome(

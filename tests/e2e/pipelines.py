@@ -1,4 +1,4 @@
-"""A whole small pipeline (build from a local web, train, evaluate) as a config, and what it ends with."""
+"""A whole small pipeline, from a local web to an exported model, as a config; and what it ends with."""
 
 import json
 from pathlib import Path
@@ -31,8 +31,10 @@ def write_pipeline(folder: Path, web: CountingWeb, storage: str, name: str, **tr
             "tasks": 2,
             "allow_private_addresses": ["127.0.0.0/8"],
         },
+        "annotate": {"data": "${build.output}", "phash": True},
+        "curate": {"data": "${build.output}", "view": "distinct", "deduplicate": {"column": "sha256"}},
         "train": {
-            "data": "${build.output}",
+            "data": {"path": "${build.output}", "view": "${curate.view}"},
             "held_out": 0.2,
             "model": "diptych-tiny",
             "global_batch_size": 16,

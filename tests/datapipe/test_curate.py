@@ -1,0 +1,159 @@
+"""A view has the rows that fulfil the conditions, are no duplicates and are among the best; told step by step."""
+
+import io
+import re
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from small_datasets import make_dataset, write_annotation
+
+from datapipe.annotation import annotation_file, annotation_folder
+from datapipe.curate import curate, read_curation, used_columns
+from datapipe.curate_config import CurateConfig
+from datapipe.dataset import Dataset
+from infra.errors import ConfigError, CorruptData
+from infra.progress import Progress
+
+ROWS, SHARDS = 20, 2  # of each shard rows 9 and 19 failed
+GOOD = [(shard, row) for shard in range(SHARDS) for row in range(ROWS) if row % 10 != 9]
+
+View = list[tuple[int, int]]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return Dataset.open(make_dataset(tmp_path_factory.mktemp("curate") / "shapes", shards=SHARDS, rows=ROWS))
+
+
+def put(dataset: Dataset, name: str, values: dict[tuple[int, int], Any], kind: pa.DataType) -> None:
+    """An annotation with these values by shard and row."""
+    by_shard = [[values.get((shard, row)) for row in range(ROWS)] for shard in range(SHARDS)]
+    write_annotation(dataset, name, by_shard, kind)
+
+
+def view_of(dataset: Dataset, **settings: Any) -> tuple[View, list[int]]:
+    """The rows of the view, and how many each step left."""
+    config = CurateConfig(data=dataset.storage.url, view="some", **settings)
+    with Progress(StringIO()) as progress:
+        curation = curate(config, progress)
+    assert read_curation(dataset, "some") == curation
+    table = pq.read_table(io.BytesIO(dataset.storage.read_bytes("views/some.parquet")))
+    rows = list(zip(table["shard"].to_pylist(), table["row"].to_pylist(), strict=True))
+    assert len(rows) == curation.samples
+    return rows, [step.left for step in curation.steps]
+
+
+def test_without_conditions_all_samples_are_in_it(dataset: Dataset):
+    assert view_of(dataset) == (GOOD, [])
+
+
+def test_conditions_on_own_columns_and_annotations_are_all_fulfilled(dataset: Dataset):
+    put(dataset, "score", {place: place[1] / 10 for place in GOOD if place != (0, 4)}, pa.float32())
+    reds = [(shard, row) for shard, row in GOOD if (shard * ROWS + row) % 4 == 0]
+    rows, left = view_of(dataset, where={"color": "red", "score": {"min": 0.4, "max": 1.2}, "width": 64})
+    assert rows == [(shard, row) for shard, row in reds if 4 <= row <= 12 and (shard, row) != (0, 4)]
+    assert left == [len(reds), len(rows), len(rows)]
+
+
+def test_of_alike_rows_the_first_stays_or_the_preferred_one(dataset: Dataset):
+    put(dataset, "phash", {place: 7 if place[1] < 3 else 1 << place[1] for place in GOOD[1:]}, pa.uint64())
+    put(dataset, "score", {place: float(place[0] * 100 + place[1]) for place in GOOD}, pa.float64())
+    # The first one has no hash: there is nothing that it is alike in.
+    first = [(0, 0), (0, 1), *((0, row) for row in range(3, ROWS) if row % 10 != 9)]
+    assert view_of(dataset, deduplicate={})[0] == first
+    best = [(0, 0), (1, 2), *((1, row) for row in range(3, ROWS) if row % 10 != 9)]
+    assert view_of(dataset, deduplicate={"prefer": "score"})[0] == best
+
+
+def test_hashes_within_some_bits_are_alike(dataset: Dataset):
+    put(dataset, "phash", {(0, 0): 0b1111, (0, 1): 0b0111, (0, 2): 0b0001, (1, 0): 1 << 40}, pa.uint64())
+    without = [place for place in GOOD if place not in [(0, 0), (0, 1), (0, 2), (1, 0)]]
+
+    def hashed(distance: int) -> View:
+        return [place for place in view_of(dataset, deduplicate={"max_distance": distance})[0] if place not in without]
+
+    assert hashed(0) == [(0, 0), (0, 1), (0, 2), (1, 0)]
+    assert hashed(1) == [(0, 0), (0, 2), (1, 0)]
+    assert hashed(3) == [(0, 0), (1, 0)]
+    assert hashed(5) == [(0, 0)]
+
+
+def test_rows_with_the_same_text_are_alike(dataset: Dataset):
+    rows, left = view_of(dataset, deduplicate={"column": "caption"})
+    assert len(rows) == 16 == left[0]  # four colours of four shapes
+
+
+@given(share=st.floats(0.01, 1), scores=st.lists(st.integers(0, 5), min_size=len(GOOD), max_size=len(GOOD)))
+def test_the_best_share_is_kept_and_of_equals_the_first(dataset: Dataset, share: float, scores: list[int]):
+    put(dataset, "score", dict(zip(GOOD, scores, strict=True)), pa.int64())
+    rows, _ = view_of(dataset, top={"column": "score", "share": share})
+    ranked = sorted(range(len(GOOD)), key=lambda place: -scores[place])
+    wanted = -int(-share * len(GOOD) // 1)
+    assert rows == sorted(GOOD[place] for place in ranked[:wanted])
+
+
+def test_the_share_is_of_what_is_left_and_rows_without_a_value_are_out(dataset: Dataset):
+    put(dataset, "score", {(0, row): float("nan") if row == 0 else float(row) for row in range(9)}, pa.float64())
+    rows, left = view_of(dataset, where={"color": "red"}, top={"column": "score", "share": 0.5})
+    assert rows == [(0, 8)] and left[1] == 1  # of rows 0, 4 and 8 of shard 0 one has no number
+
+
+def test_the_same_settings_give_the_same_bytes(dataset: Dataset):
+    view_of(dataset, deduplicate={"column": "caption"})
+    once = dataset.storage.read_bytes("views/some.parquet")
+    view_of(dataset, deduplicate={"column": "caption"})
+    assert dataset.storage.read_bytes("views/some.parquet") == once
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"where": {"beauty": {"min": 1}}}, "no column and no annotation 'beauty'"),
+        ({"where": {"caption": {"min": 1}}}, r"curate\.where\.caption: got \{'min': 1.0\}"),
+        ({"where": {"width": "wide"}}, r"curate\.where\.width: got 'wide'"),
+        ({"where": {"width": 65}}, r"none is left \(width = 65: 0\)"),
+        ({"top": {"column": "caption", "share": 0.5}}, r"curate\.top\.column: got caption"),
+        ({"deduplicate": {"column": "caption", "max_distance": 1}}, "Bits are counted between perceptual hashes"),
+        ({"deduplicate": {"column": "url", "prefer": "caption"}}, r"curate\.deduplicate\.prefer: got caption"),
+    ],
+)
+def test_what_cannot_be_is_told(dataset: Dataset, settings: dict[str, Any], words: str):
+    with pytest.raises(ConfigError) as told:
+        view_of(dataset, **settings)
+    assert re.search(words, str(told.value))
+
+
+def test_a_damaged_annotation_is_not_used(dataset: Dataset):
+    put(dataset, "score", dict.fromkeys(GOOD, 1.0), pa.float64())
+    annotation_folder(dataset.storage, "score").write_bytes(annotation_file(1), b"something else")
+    with pytest.raises(CorruptData, match="Remove that file"):
+        view_of(dataset, where={"score": {"min": 0}})
+
+
+@pytest.mark.parametrize("wrong", [{}, {"min": 3, "max": 2}])
+def test_a_range_has_an_end_and_the_smaller_first(wrong: dict[str, float]):
+    with pytest.raises(ValidationError):
+        CurateConfig(data="d", view="v", where={"width": wrong})
+
+
+def test_a_view_stays_in_its_folder(tmp_path: Path):
+    with pytest.raises(ValidationError):
+        CurateConfig(data=str(tmp_path), view="../other")
+
+
+def test_used_columns_are_named_once():
+    config = CurateConfig(
+        data="d",
+        view="v",
+        where={"score": {"min": 1}},
+        deduplicate={"prefer": "score"},
+        top={"column": "score", "share": 0.5},
+    )
+    assert used_columns(config) == ["score", "phash"]

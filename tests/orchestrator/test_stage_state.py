@@ -1,0 +1,112 @@
+"""Stages are done again when what they were made from changes, and a training keeps the data that it began with."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from click.testing import CliRunner
+from saved_checkpoints import save_weights
+from small_datasets import make_dataset, write_annotation
+from torch import zeros
+
+from datapipe.dataset import Dataset
+from infra.errors import ConfigError
+from orchestrator.cli import cli
+from orchestrator.config import RunConfig, Stage, load_config
+from orchestrator.stage_state import Verdict, inputs_of, plan_stages
+from orchestrator.stages import configured_stages
+from training.checkpoint import CheckpointState
+
+CONFIG = """
+storage: {folder}/runs
+annotate:
+  data: {folder}/shapes
+  phash: true
+curate:
+  data: ${{annotate.data}}
+  view: clean
+  where: {{score: {{min: 0.5}}}}
+train:
+  data: {{path: "${{annotate.data}}", view: "${{curate.view}}"}}
+  model: diptych-tiny
+  steps: 9
+"""
+HALF = [[row / 10 for row in range(10)]] * 2
+DONE, TO_DO, STALE = Verdict.DONE, Verdict.TO_DO, Verdict.STALE
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    dataset = Dataset.open(make_dataset(tmp_path / "shapes", shards=2, rows=10))
+    write_annotation(dataset, "score", HALF, pa.float64())
+    return dataset
+
+
+@pytest.fixture
+def place(tmp_path: Path, dataset: Dataset) -> Path:
+    (tmp_path / "birds.yaml").write_text(CONFIG.format(folder=tmp_path))
+    return tmp_path / "birds.yaml"
+
+
+def call(*arguments: object) -> None:
+    result = CliRunner().invoke(cli, [str(argument) for argument in arguments])
+    if result.exception is not None:
+        raise result.exception
+
+
+def mark_done(config: RunConfig, *stages: Stage) -> None:
+    for stage in stages:
+        facts = {"made_from": inputs_of(stage, config, config.folder)}
+        config.folder.write_bytes(f"stages/{stage}.json", json.dumps(facts).encode())
+
+
+def verdicts(place: Path, *overrides: str) -> list[Verdict]:
+    config = load_config(place, overrides)
+    return [plan.verdict for plan in plan_stages(config, configured_stages(config))]
+
+
+def finish(place: Path, dataset: Dataset) -> RunConfig:
+    """As if all had been done, but for the training's own result."""
+    config = load_config(place)
+    write_annotation(dataset, "phash", [[1] * 10] * 2, pa.uint64())
+    mark_done(config, Stage.ANNOTATE)
+    call("curate", place)
+    state = CheckpointState(9, "diptych-tiny", "clip", 256, 100, 0, {})
+    save_weights(config.folder, state, {"weight": zeros(2)})
+    mark_done(config, Stage.TRAIN)
+    return config
+
+
+def test_what_depends_on_a_change_is_stale_and_nothing_else(place: Path, dataset: Dataset):
+    assert verdicts(place) == [TO_DO, TO_DO, TO_DO]
+    finish(place, dataset)
+    assert verdicts(place) == [DONE, DONE, DONE]
+    assert verdicts(place, "curate.where={score: {min: 0.2}}") == [DONE, STALE, DONE]
+    scorer = "annotate.clip_scores={s: {model: diptych-tiny, pretrained: openai}}"
+    assert verdicts(place, scorer)[0] is TO_DO  # the column is not there
+    write_annotation(dataset, "score", [[1.0] * 10] * 2, pa.float64())
+    assert verdicts(place) == [DONE, STALE, DONE]  # the view was made from other scores
+    dataset.storage.delete("views/clean.parquet")
+    assert verdicts(place) == [DONE, TO_DO, STALE]
+    dataset.storage.delete("columns/phash/00001.parquet")
+    assert verdicts(place)[0] is TO_DO
+
+
+def test_a_view_is_not_changed_under_a_training(place: Path, dataset: Dataset):
+    finish(place, dataset)
+    before = dataset.storage.read_bytes("views/clean.parquet")
+    with pytest.raises(ConfigError, match="has checkpoints, and curate would change the view"):
+        call("curate", place, "curate.where={score: {min: 0.2}}")
+    assert dataset.storage.read_bytes("views/clean.parquet") == before
+    call("curate", place, "curate.where={score: {min: 0.2}}", "name=others", "curate.view=more")
+    assert dataset.storage.read_bytes("views/clean.parquet") == before
+    assert dataset.storage.exists("views/more.parquet")
+
+
+def test_a_training_does_not_go_on_with_other_data(place: Path, dataset: Dataset):
+    config = finish(place, dataset)
+    config.folder.write_bytes("stages/train.data.json", json.dumps({"data": "of another view", "drive": 1}).encode())
+    config.folder.delete("stages/train.json")
+    with pytest.raises(ConfigError, match="a training with other data"):
+        call("train", place, "train.workers=1")
