@@ -19,6 +19,7 @@ from datapipe.dedup import first_of_each, without_near_duplicates
 from datapipe.status import SampleStatus
 from infra.errors import ConfigError
 from infra.progress import Progress
+from infra.storage import Storage
 
 SHARDS_AT_ONCE = 8
 VIEWS_FOLDER = "views"
@@ -45,6 +46,19 @@ class Curation:
 def view_path(name: str) -> str:
     """Where the view of that name lies in its dataset."""
     return f"{VIEWS_FOLDER}/{name}.parquet"
+
+
+def view_names(dataset: Storage) -> list[str]:
+    """The names of the dataset's views, sorted."""
+    suffix = view_path("").removeprefix(f"{VIEWS_FOLDER}/")
+    paths = [entry.path.removeprefix(f"{VIEWS_FOLDER}/") for entry in dataset.list_files(VIEWS_FOLDER)]
+    return [path.removesuffix(suffix) for path in paths if path.endswith(suffix)]
+
+
+def count_rows(dataset: Storage, name: str) -> int:
+    """The rows of a view, from its footer."""
+    with dataset.open_input(view_path(name)) as stream:
+        return int(pq.ParquetFile(stream).metadata.num_rows)
 
 
 def used_columns(config: CurateConfig) -> list[str]:

@@ -5,9 +5,11 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from datapipe.advice import Advice, advise
+from datapipe.annotation import annotation_names, require_annotation
+from datapipe.curate import count_rows, view_names
 from datapipe.dataset import MANIFEST_FILE, Dataset, shard_name
 from datapipe.marker import STATS_SUFFIX
 from datapipe.status import SampleStatus
@@ -35,6 +37,10 @@ class DatasetSummary:
     status_counts: dict[str, int]
     advice: tuple[Advice, ...]
     bad_markers: tuple[str, ...] = ()
+    annotations: dict[str, int] = field(default_factory=dict)
+    """How many rows have a value, by the annotation's name."""
+    views: dict[str, int] = field(default_factory=dict)
+    """How many samples are in it, by the view's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,8 @@ def inspect(url: str) -> DatasetSummary:
         total_bytes=manifest.total_bytes,
         status_counts=manifest.status_counts,
         advice=tuple(advise(manifest.status_counts)),
+        annotations={name: require_annotation(storage, name).values for name in annotation_names(storage)},
+        views={name: count_rows(storage, name) for name in view_names(storage)},
     )
 
 

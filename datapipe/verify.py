@@ -1,15 +1,16 @@
-"""Checks every committed byte of a dataset against the markers, and the markers against the manifest."""
+"""Checks every committed byte of a dataset and its annotations against the markers, and those against the manifest."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 import pyarrow.compute as pc
 
+from datapipe.annotation import COLUMNS_FOLDER, annotation_marker, annotation_names, require_annotation
 from datapipe.damage import note_damage
 from datapipe.dataset import Dataset, shard_name
-from datapipe.marker import STATS_SUFFIX, ShardStats
+from datapipe.marker import STATS_SUFFIX, FileFacts, ShardStats
 from datapipe.status import SampleStatus
-from infra.storage import sha256_in
+from infra.storage import Storage, sha256_in
 
 
 class ProblemKind(StrEnum):
@@ -18,7 +19,7 @@ class ProblemKind(StrEnum):
     MISSING = "is missing"
     WRONG_SIZE = "has another size"
     WRONG_HASH = "has another SHA-256"
-    UNREADABLE = "cannot be read as a shard's marker"
+    UNREADABLE = "cannot be read as a marker"
     WRONG_COUNT = "counts other samples than the manifest"
     WRONG_TABLE = "has other samples than its marker or its tar"
 
@@ -42,11 +43,17 @@ class VerifyReport:
     shards: int
     problems: tuple[Problem, ...]
     is_noted: bool = False  # for the next build
+    annotations: int = 0
 
     @property
     def is_intact(self) -> bool:
         """Whether every file is as committed."""
         return not self.problems
+
+    @property
+    def has_damaged_annotations(self) -> bool:
+        """Whether files of annotations are among them."""
+        return any(problem.file.startswith(f"{COLUMNS_FOLDER}/") for problem in self.problems)
 
 
 def verify(url: str) -> VerifyReport:
@@ -58,8 +65,10 @@ def verify(url: str) -> VerifyReport:
     shards = len(dataset.manifest.shard_rows)
     found = {shard: problems for shard in range(shards) if (problems := _check_shard(dataset, shard))}
     is_noted = bool(found) and note_damage(dataset.storage, found)
-    everything = tuple(problem for of_shard in found.values() for problem in of_shard)
-    return VerifyReport(dataset.storage.url, shards, everything, is_noted)
+    everything = [problem for of_shard in found.values() for problem in of_shard]
+    names = annotation_names(dataset.storage)
+    everything += [problem for name in names for problem in _check_annotation(dataset, name)]
+    return VerifyReport(dataset.storage.url, shards, tuple(everything), is_noted, len(names))
 
 
 def _check_shard(dataset: Dataset, shard: int) -> list[Problem]:
@@ -70,20 +79,33 @@ def _check_shard(dataset: Dataset, shard: int) -> list[Problem]:
         stats = ShardStats.from_json(shard, dataset.storage.read_bytes(marker))
     except (ValueError, KeyError, TypeError):
         return [Problem(marker, ProblemKind.UNREADABLE)]
-    problems = [problem for name in stats.files if (problem := _check_file(dataset, name, stats)) is not None]
+    checked = [_check_file(dataset.storage, name, facts) for name, facts in stats.files.items()]
+    problems = [problem for problem in checked if problem is not None]
     manifest = dataset.manifest
     if (stats.rows, stats.samples) != (manifest.shard_rows[shard], manifest.shard_samples[shard]):
         problems.append(Problem(marker, ProblemKind.WRONG_COUNT))
     return problems or _check_table(dataset, shard, stats)
 
 
-def _check_file(dataset: Dataset, name: str, stats: ShardStats) -> Problem | None:
-    size = dataset.storage.size_bytes(name)
+def _check_annotation(dataset: Dataset, name: str) -> list[Problem]:
+    try:
+        annotation = require_annotation(dataset.storage, name)
+    except (ValueError, KeyError, TypeError):
+        return [Problem(annotation_marker(name), ProblemKind.UNREADABLE)]
+    checked = [
+        _check_file(dataset.storage, f"{COLUMNS_FOLDER}/{name}/{file}", facts)
+        for file, facts in annotation.files.items()
+    ]
+    return [problem for problem in checked if problem is not None]
+
+
+def _check_file(storage: Storage, name: str, facts: FileFacts) -> Problem | None:
+    size = storage.size_bytes(name)
     if size is None:
         return Problem(name, ProblemKind.MISSING)
-    if size != stats.files[name].size_bytes:
+    if size != facts.size_bytes:
         return Problem(name, ProblemKind.WRONG_SIZE)
-    if sha256_in(dataset.storage, name) != stats.files[name].sha256:
+    if sha256_in(storage, name) != facts.sha256:
         return Problem(name, ProblemKind.WRONG_HASH)
     return None
 

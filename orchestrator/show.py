@@ -127,6 +127,8 @@ def summary_lines(summary: "DatasetSummary") -> list[str]:
         f"samples   {summary.samples:,} ({_percent(summary.samples, summary.rows)})",
         f"size      {summary.total_bytes / 1e6:,.1f} MB",
     ]
+    lines += [f"column    {printable(name)}: {values:,} values" for name, values in summary.annotations.items()]
+    lines += [f"view      {printable(name)}: {samples:,} rows" for name, samples in summary.views.items()]
     counts = sorted(summary.status_counts.items(), key=lambda item: (-item[1], item[0]))
     lines += [
         f"  {_cell(status, 22)}{count:>12,}  {_percent(count, summary.rows):>6}"
@@ -187,8 +189,13 @@ def inspection_record(summary: "DatasetSummary", survey: "Survey | None") -> dic
 def verify_lines(report: "VerifyReport") -> list[str]:
     """One line a mismatch, then the verdict."""
     verdict = "every hash is right" if report.is_intact else f"{len(report.problems):,} mismatches"
-    lines = [*map(str, report.problems), f"{report.shards:,} shards checked: {verdict}"]
-    return [*lines, "`diptych build` with the dataset's config makes these shards again."] if report.is_noted else lines
+    annotations = f" and {report.annotations:,} annotations" if report.annotations else ""
+    lines = [*map(str, report.problems), f"{report.shards:,} shards{annotations} checked: {verdict}"]
+    if report.is_noted:
+        lines.append("`diptych build` with the dataset's config makes these shards again.")
+    if report.has_damaged_annotations:
+        lines.append("Remove the damaged files of columns/, and `diptych annotate` makes them again.")
+    return lines
 
 
 def run_verdict_lines(verdict: "RunVerdict") -> list[str]:

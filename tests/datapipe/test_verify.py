@@ -1,5 +1,6 @@
 """Verifying and summing up a dataset."""
 
+import io
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -7,17 +8,22 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from pictures import picture
+from small_datasets import write_annotation
 
 from datapipe.build import build_manifest
 from datapipe.config import BuildConfig
-from datapipe.dataset import MANIFEST_FILE
+from datapipe.curate import curate
+from datapipe.curate_config import CurateConfig
+from datapipe.dataset import MANIFEST_FILE, Dataset
 from datapipe.inspect import inspect
 from datapipe.outcome import RowOutcome
 from datapipe.shard import ShardWriter
 from datapipe.status import SampleStatus
 from datapipe.verify import verify
 from infra.errors import InputError
+from infra.progress import Progress
 from infra.storage import sha256_of_file, storage_of
+from orchestrator.show import summary_lines
 
 
 @pytest.fixture
@@ -58,7 +64,7 @@ def test_every_kind_of_damage_is_told(dataset: Path):
     assert [str(problem) for problem in verify(str(dataset)).problems] == [
         "00000.tar is missing",
         "00001.parquet has another size",
-        "00002_stats.json cannot be read as a shard's marker",
+        "00002_stats.json cannot be read as a marker",
     ]
     (dataset / "00002_stats.json").unlink()
     assert "00002_stats.json is missing" in map(str, verify(str(dataset)).problems)
@@ -95,3 +101,32 @@ def test_a_summary_adds_up_and_is_json(dataset: Path):
 def test_a_folder_without_a_finished_dataset_is_no_dataset(tmp_path: Path, read):
     with pytest.raises(InputError, match="no finished dataset"):
         read(str(tmp_path))
+
+
+def test_annotations_are_checked_too(dataset: Path):
+    opened = Dataset.open(str(dataset))
+    rows = opened.manifest.shard_rows
+    write_annotation(opened, "score", [[1.0] * count for count in rows], pa.float64())
+    report = verify(str(dataset))
+    assert report.is_intact and report.annotations == 1
+    file = dataset / "columns" / "score" / "00001.parquet"
+    data = bytearray(file.read_bytes())
+    data[8] ^= 1
+    file.write_bytes(bytes(data))
+    (dataset / "columns" / "score" / "00000.parquet").unlink()
+    report = verify(str(dataset))
+    assert [str(problem) for problem in report.problems] == [
+        "columns/score/00000.parquet is missing",
+        "columns/score/00001.parquet has another SHA-256",
+    ]
+    assert report.has_damaged_annotations and not report.is_noted
+
+
+def test_inspect_names_annotations_and_views(dataset: Path):
+    opened = Dataset.open(str(dataset))
+    write_annotation(opened, "score", [[1.0] * count for count in opened.manifest.shard_rows], pa.float64())
+    with Progress(io.StringIO()) as progress:
+        curation = curate(CurateConfig(data=str(dataset), view="some", top={"column": "score", "share": 0.5}), progress)
+    summary = inspect(str(dataset))
+    assert summary.annotations == {"score": opened.manifest.rows} and summary.views == {"some": curation.samples}
+    assert f"view      some: {curation.samples:,} rows" in summary_lines(summary)
