@@ -96,12 +96,12 @@ def curate(config: CurateConfig, progress: Progress) -> Curation:
     return curation
 
 
-def read_curation(dataset: Dataset, name: str) -> Curation | None:
+def read_curation(dataset: Storage, name: str) -> Curation | None:
     """What is known of how a view was made; None for one that was not made here, or is not there."""
     path = view_path(name)
-    if not dataset.storage.exists(path):
+    if not dataset.exists(path):
         return None
-    with dataset.storage.open_input(path) as stream:
+    with dataset.open_input(path) as stream:
         metadata = pq.ParquetFile(stream).schema_arrow.metadata or {}
     if CURATION not in metadata:
         return None

@@ -1,5 +1,6 @@
 """Reads from a dataset what the report shows of it: its manifest, some pictures, the sizes of some rows."""
 
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,8 +8,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from datapipe.annotation import annotation_names, read_values, require_annotation
+from datapipe.curate import Curation, read_curation, view_names
 from datapipe.dataset import Dataset, Manifest
 from datapipe.status import SampleStatus
+from infra.errors import CorruptData
 from orchestrator.report.pictures import GRID_SIDE, thumbnail_uri
 
 MAX_SHARDS = 12  # shards that are opened, whatever the dataset's size
@@ -39,19 +43,37 @@ class SizeSample:
 
 
 @dataclass(frozen=True, slots=True)
+class AnnotationSample:
+    """An annotation: how many rows have a value, and the values of some of them, where they are numbers to compare."""
+
+    name: str
+    values: int
+    sample: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
 class DatasetFacts:
     """What is shown of a dataset."""
 
     manifest: Manifest
     pictures: tuple[PictureSample, ...]
     sizes: SizeSample
+    annotations: tuple[AnnotationSample, ...] = ()
+    views: tuple[Curation, ...] = ()
 
 
 def gather_dataset(dataset: Dataset) -> DatasetFacts:
     """Reads a bounded part of the dataset, the same part each time."""
     filled = [shard for shard, samples in enumerate(dataset.manifest.shard_samples) if samples]
     shards = [filled[index] for index in spread(len(filled), MAX_SHARDS)]
-    return DatasetFacts(dataset.manifest, _pictures(dataset, shards), _sizes(dataset, shards))
+    views = (read_curation(dataset.storage, name) for name in view_names(dataset.storage))
+    return DatasetFacts(
+        dataset.manifest,
+        _pictures(dataset, shards),
+        _sizes(dataset, shards),
+        tuple(_annotation(dataset, name, shards) for name in annotation_names(dataset.storage)),
+        tuple(view for view in views if view is not None),
+    )
 
 
 def spread(count: int, wanted: int) -> list[int]:
@@ -98,3 +120,14 @@ def _good_sizes(dataset: Dataset, shard: int) -> pa.Table:
     rows = dataset.read_rows(shard, ["status", *SIZE_COLUMNS])
     good = rows.filter(pc.equal(rows["status"], SampleStatus.SUCCESS.value))
     return good.slice(0, MAX_ROWS_PER_SHARD).drop_columns(["status"])
+
+
+def _annotation(dataset: Dataset, name: str, shards: list[int]) -> AnnotationSample:
+    annotation = require_annotation(dataset.storage, name)
+    numbers = [np.empty(0)]
+    with contextlib.suppress(CorruptData):  # which `verify` tells; the page shows what it can
+        for shard in shards:
+            values = read_values(dataset, annotation, shard).slice(0, MAX_ROWS_PER_SHARD).drop_null()
+            if pa.types.is_floating(values.type):
+                numbers.append(values.cast(pa.float64()).to_numpy())
+    return AnnotationSample(name, annotation.values, np.concatenate(numbers))

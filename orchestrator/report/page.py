@@ -1,5 +1,6 @@
 """Turns the facts into the page."""
 
+from orchestrator.report.curation_section import curation_section, is_curated
 from orchestrator.report.dataset_section import pictures_section, sizes_section, yield_section
 from orchestrator.report.document import document, header, tile
 from orchestrator.report.evaluation_facts import EvaluationFacts
@@ -14,6 +15,7 @@ ANCHORS = {
     "dataset": "Dataset",
     "pictures": "Pictures",
     "sizes": "Sizes",
+    "curation": "Choice",
     "training": "Training",
     "scores": "Scores",
     "retrieval": "What it finds",
@@ -28,7 +30,9 @@ def page_html(facts: ReportFacts) -> str:
 
 def _header(facts: ReportFacts) -> Html:
     tiles = [*_dataset_tiles(facts), _training_tile(facts.training), _score_tile(facts.evaluation)]
-    return header(facts.title, tiles, ANCHORS)
+    # Not every dataset is annotated or chosen from.
+    anchors = {anchor: name for anchor, name in ANCHORS.items() if anchor != "curation" or is_curated(facts.dataset)}
+    return header(facts.title, tiles, anchors)
 
 
 def _dataset_tiles(facts: ReportFacts) -> list[Html]:
@@ -68,6 +72,7 @@ def _main(facts: ReportFacts) -> Html:
         yield_section(facts.dataset),
         pictures_section(facts.dataset, facts.credit),
         sizes_section(facts.dataset),
+        curation_section(facts.dataset),
         training_section(facts.training),
         scores_section(facts.evaluation),
         retrieval_section(facts.evaluation),

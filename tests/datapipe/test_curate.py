@@ -43,7 +43,7 @@ def view_of(dataset: Dataset, **settings: Any) -> tuple[View, list[int]]:
     config = CurateConfig(data=dataset.storage.url, view="some", **settings)
     with Progress(StringIO()) as progress:
         curation = curate(config, progress)
-    assert read_curation(dataset, "some") == curation
+    assert read_curation(dataset.storage, "some") == curation
     table = pq.read_table(io.BytesIO(dataset.storage.read_bytes("views/some.parquet")))
     rows = list(zip(table["shard"].to_pylist(), table["row"].to_pylist(), strict=True))
     assert len(rows) == curation.samples

@@ -13,9 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from small_datasets import write_annotation
 
-from datapipe.dataset import Manifest
+from datapipe.curate import curate
+from datapipe.curate_config import CurateConfig
+from datapipe.dataset import Dataset, Manifest
 from infra.errors import OutputError
+from infra.progress import Progress
 from infra.storage import Storage
 from orchestrator.report import write_report
 from training.ledger import RankTimes, write_ledger
@@ -354,6 +358,25 @@ def test_a_dataset_without_captions_and_sizes_is_shown_without_them(made: Made):
     page = made.page()
     assert "(no caption)" in page.text and "File size in KB" in page.text
     assert "Width in pixels" not in page.text
+
+
+def test_annotations_and_views_are_shown_with_the_steps_that_led_to_them(made: Made):
+    assert "curation" not in [attributes.get("id") for attributes in made.page().all("section")]
+    dataset = Dataset.open(str(made.data))
+    counts = dataset.manifest.shard_rows
+    write_annotation(dataset, "clip_score", [[row / 100 for row in range(count)] for count in counts], pa.float32())
+    write_annotation(dataset, "phash", [list(range(count)) for count in counts], pa.uint64())
+    with Progress(io.StringIO()) as progress:
+        curate(CurateConfig(data=str(made.data), view="best", where={"clip_score": {"min": 0.02}}), progress)
+    page = made.page()
+    assert "curation" in [attributes.get("id") for attributes in page.all("section")]
+    assert "views/best.parquet" in page.text and "0.02 ≤ clip_score" in page.text
+    assert f"phash of {sum(counts):,} rows" in page.text
+    drawn = [attributes.get("aria-label") or "" for attributes in page.all("svg")]
+    assert len([label for label in drawn if label.startswith("clip_score: median")]) == 1
+    assert not [label for label in drawn if "phash" in label]
+    (made.data / "columns" / "clip_score" / "00000.parquet").write_bytes(b"damaged")
+    assert "views/best.parquet" in made.page().text
 
 
 def test_a_large_run_stays_small_in_the_page(made: Made, tmp_path: Path):
