@@ -25,6 +25,7 @@ from training.evaluate import parts_to_score, validation_of
 from training.failure import failure_of
 from training.model_names import check_hub_packages, check_model_name
 from training.records import METRICS_FILE, PLAN_FILE, parse_metrics, read_metrics
+from training.reservations import free_reservations
 from training.retry import RetryRule, RetryState, decide
 from training.trackers import check_trackers, open_trackers
 from training.watch import TrainingWatch
@@ -242,6 +243,7 @@ def _fit(
         _fit_in_a_thread(trainer.fit, lambda: ray.get(board.stop.remote()))
     except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
         failure: Exception = error
+        free_reservations()
         return failure
     return None
 
