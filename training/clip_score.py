@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from datapipe.dataset import ShardReader
 from training.annotate_config import ClipScoreConfig
-from training.pictures import center_square, decode_picture, fill_planes
+from training.pictures import decode_picture, fill_planes, model_square
 from training.scoring_model import load_scoring_model, model_name, told_as, weights_identity
 
 Scores = npt.NDArray[np.float32]
@@ -106,7 +106,7 @@ class _Scorer:
             return None
         side = self._traits.image_size
         planes = np.empty((3, side, side), dtype=np.uint8)
-        fill_planes(planes, center_square(picture, side))
+        fill_planes(planes, model_square(picture, side, self._traits.resize_mode))
         return planes
 
     def _score_batch(self, batch: Sequence[npt.NDArray[np.uint8] | None], captions: Sequence[str]) -> Scores:

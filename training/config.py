@@ -32,6 +32,13 @@ def weights_place(source: str) -> str:
     return absolute_place(source) if is_path else source
 
 
+class SquareMode(StrEnum):
+    """How a picture becomes the square that a model takes, when it is evaluated; open_clip's `resize_mode`."""
+
+    SHORTEST = "shortest"
+    SQUASH = "squash"
+
+
 class ScheduleName(StrEnum):
     """How the learning rate goes down after its rise."""
 
@@ -221,6 +228,8 @@ class TrainConfig(FiniteSettings):
     """What pictures are normalised with, by channel; null: as the weights were made with, or else the model's own."""
     std: ChannelDeviations | None = None
     """The same for the deviation."""
+    resize_mode: SquareMode | None = None
+    """How evaluation makes pictures square: shortest (the middle) or squash (the whole); null: as the weights' own."""
     allow_activation_mismatch: bool = False
     """Whether weights made with QuickGELU may go into a model with GELU, or the reverse."""
     lock: LockConfig = LockConfig()

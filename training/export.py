@@ -85,7 +85,7 @@ def _write(folder: Path, name: str, trained: TrainedModel) -> None:
         "mean": list(trained.traits.mean),
         "std": list(trained.traits.std),
         "interpolation": "bicubic",
-        "resize_mode": "shortest",
+        "resize_mode": trained.traits.resize_mode.value,
     }
     text = json.dumps({"model_cfg": architecture, "preprocess_cfg": preprocessing}, indent=2)
     (folder / CONFIG_FILE).write_text(text)

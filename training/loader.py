@@ -17,7 +17,7 @@ from training.config import AugmentConfig
 from training.mixture import Mixture
 from training.model import ModelTraits, Tokenizer
 from training.order import batch_positions, digest_of, keyed_numbers
-from training.pictures import center_square, fill_planes
+from training.pictures import fill_planes, model_square
 from training.sample_reader import Sample, SampleReader
 from training.samples import Samples
 from training.selection import Integers, Selection
@@ -193,13 +193,13 @@ class TrainingLoader:
 
 
 def evaluation_pictures(selection: Selection, numbers: Integers, traits: ModelTraits) -> Tensor:
-    """The pictures of these samples, centre-cropped: (n, 3, side, side) uint8."""
+    """The pictures of these samples as the model's squares: (n, 3, side, side) uint8."""
     side = traits.image_size
     images = np.empty((len(numbers), 3, side, side), dtype=np.uint8)
     with closing(SampleReader(Samples((selection,)))) as reader:
         reader.expect(numbers)
         for planes, number in zip(images, numbers, strict=True):
-            fill_planes(planes, center_square(reader.read(int(number)).picture, side))
+            fill_planes(planes, model_square(reader.read(int(number)).picture, side, traits.resize_mode))
     return torch.from_numpy(images)
 
 

@@ -127,7 +127,7 @@ class _Training:
             after_commit=self._note_best,
             is_superseded=lambda: newest_attempt(run) > self._attempt,
         )
-        self._traits: ModelTraits = model_traits(config.model, config.mean, config.std)
+        self._traits: ModelTraits = model_traits(config.model, config.mean, config.std, config.resize_mode)
         self._schedule = Schedule(
             config.schedule, config.lr, plan.steps, plan.warmup, config.cooldown_steps, config.rsqrt_timescale
         )
@@ -325,7 +325,7 @@ def _loader(config: TrainConfig, samples: Samples, order: Mixture, worker: Worke
     return TrainingLoader(
         samples,
         order,
-        model_traits(config.model, config.mean, config.std),
+        model_traits(config.model, config.mean, config.std, config.resize_mode),
         batch_size=config.global_batch_size,
         rank=worker.rank,
         ranks=worker.ranks,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from infra.errors import ConfigError
 from training.architectures import architecture_of, build
-from training.config import LossName, TrainConfig
+from training.config import LossName, SquareMode, TrainConfig
 from training.locking import lock_towers
 from training.model_names import check_hub_packages
 from training.pretrained import load_pretrained
@@ -28,12 +28,13 @@ SIGLIP_INITIAL_BIAS = -10.0
 
 @dataclass(frozen=True, slots=True)
 class ModelTraits:
-    """What the model wants to be fed: picture side in pixels, and the mean and deviation to normalise with."""
+    """What the model wants to be fed: picture side in pixels, mean and deviation, and how pictures become square."""
 
     name: str
     image_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    resize_mode: SquareMode = SquareMode.SHORTEST
 
 
 class Tokenizer:
@@ -138,8 +139,13 @@ def model_to_train(config: TrainConfig, *, resumes: bool = False) -> nn.Module:
     return model
 
 
-def model_traits(name: str, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> ModelTraits:
-    """What the model wants to be fed; mean and std: of its weights, where they are known to have their own.
+def model_traits(
+    name: str,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    resize_mode: SquareMode | None = None,
+) -> ModelTraits:
+    """What the model wants to be fed; the others: of its weights, where they are known to have their own.
 
     Raises ConfigError for an unknown name.
     """
@@ -151,6 +157,7 @@ def model_traits(name: str, mean: Sequence[float] | None = None, std: Sequence[f
         int(size[0] if isinstance(size, list | tuple) else size),
         own_mean if mean is None else (mean[0], mean[1], mean[2]),
         own_std if std is None else (std[0], std[1], std[2]),
+        resize_mode or SquareMode.SHORTEST,
     )
 
 

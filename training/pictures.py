@@ -5,6 +5,8 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
+from training.config import SquareMode
+
 JPEG_START = b"\xff\xd8"
 EXIF_MARK = b"Exif\x00"  # may turn the picture, which OpenCV knows how to do
 HEADER_BYTES = 1 << 16
@@ -38,6 +40,11 @@ def center_square(picture: Pixels, side: int) -> Pixels:
     edge = min(height, width)
     left, top = (width - edge) // 2, (height - edge) // 2
     return resized(picture[top : top + edge, left : left + edge], side)
+
+
+def model_square(picture: Pixels, side: int, mode: SquareMode) -> Pixels:
+    """The square that a model is evaluated on: the picture's middle, or all of it."""
+    return resized(picture, side) if mode is SquareMode.SQUASH else center_square(picture, side)
 
 
 def fill_planes(planes: Pixels, picture: Pixels) -> None:

@@ -73,7 +73,7 @@ def replay_step(config: TrainConfig, run: Storage, step: int) -> Replay:
     _require_step(config, order.places, step)
     checkpoint, done, model = _model_before(config, run, step)
     config = settle_pictures(config, run)
-    traits = model_traits(config.model, config.mean, config.std)
+    traits = model_traits(config.model, config.mean, config.std, config.resize_mode)
     batch = _batch(config, samples, order, traits, step)
     images, texts, scale, bias = _features(model.eval(), traits, batch)
     losses = losses_of_samples(config.loss, images, texts, scale, bias)

@@ -97,4 +97,6 @@ def load_scoring_model(config: ClipScoreConfig) -> "tuple[nn.Module, ModelTraits
         trained = load_model(Storage(config.pretrained), use_average=True)
         return trained.module, trained.traits
     training = settle_pictures(as_training(config))
-    return model_to_train(training).eval(), model_traits(training.model, training.mean, training.std)
+    return model_to_train(training).eval(), model_traits(
+        training.model, training.mean, training.std, training.resize_mode
+    )

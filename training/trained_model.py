@@ -6,7 +6,7 @@ from torch import nn
 
 from infra.storage import Storage
 from training.checkpoint import CheckpointState, TensorKind, load_tensors, read_state, require_whole
-from training.config import LossName
+from training.config import LossName, SquareMode
 from training.model import ModelTraits, create_model, model_traits
 
 
@@ -30,5 +30,8 @@ def load_model(checkpoint: Storage, *, use_average: bool) -> TrainedModel:
     weights = average or load_tensors(checkpoint, TensorKind.PARAMETERS)
     module = create_model(state.model, LossName(state.loss), seed=0)
     module.load_state_dict(weights | load_tensors(checkpoint, TensorKind.BUFFERS))
-    traits = model_traits(state.model, state.settings.get("mean"), state.settings.get("std"))
+    mode = state.settings.get("resize_mode")
+    traits = model_traits(
+        state.model, state.settings.get("mean"), state.settings.get("std"), None if mode is None else SquareMode(mode)
+    )
     return TrainedModel(module.eval(), traits, state)

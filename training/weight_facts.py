@@ -10,7 +10,7 @@ from infra.errors import ConfigError
 from infra.storage import Storage
 from training.architectures import uses_quick_gelu
 from training.checkpoint import MARKER_FILE, read_state
-from training.config import WEIGHT_FILE_SUFFIXES, ChannelDeviations, ChannelMeans
+from training.config import WEIGHT_FILE_SUFFIXES, ChannelDeviations, ChannelMeans, SquareMode
 from training.hugging_face import transformers_has_quick_gelu
 
 FOLDER_CONFIG = "open_clip_config.json"
@@ -20,11 +20,12 @@ TRANSFORMERS_PICTURES = "preprocessor_config.json"
 
 @dataclass(frozen=True, slots=True)
 class WeightFacts:
-    """Whether weights were made with QuickGELU, and mean and deviation of their pictures; None: nothing says so."""
+    """Whether weights were made with QuickGELU; mean, deviation and shape of their pictures; None: nothing says so."""
 
     has_quick_gelu: bool | None = None
     mean: ChannelMeans | None = None
     std: ChannelDeviations | None = None
+    resize_mode: SquareMode | None = None
 
 
 def facts_of_weights(source: str, name: str) -> WeightFacts:
@@ -42,7 +43,7 @@ def facts_of_folder(folder: Storage, source: str) -> WeightFacts:
     if folder.exists(MARKER_FILE):
         state = read_state(folder)
         pictures = _pictures(state.settings, "mean", "std", f"{source}/{MARKER_FILE}")
-        return WeightFacts(uses_quick_gelu(state.model), *pictures)
+        return WeightFacts(uses_quick_gelu(state.model), *pictures, _square_mode(state.settings))
     if folder.exists(FOLDER_CONFIG):
         return _facts_of_open_clips_folder(folder, source)
     if not folder.exists(TRANSFORMERS_CONFIG):
@@ -51,9 +52,8 @@ def facts_of_folder(folder: Storage, source: str) -> WeightFacts:
     if not folder.exists(TRANSFORMERS_PICTURES):
         return WeightFacts(has_quick_gelu)
     described = _read_object(folder, TRANSFORMERS_PICTURES, source)
-    return WeightFacts(
-        has_quick_gelu, *_pictures(described, "image_mean", "image_std", f"{source}/{TRANSFORMERS_PICTURES}")
-    )
+    constants = _pictures(described, "image_mean", "image_std", f"{source}/{TRANSFORMERS_PICTURES}")
+    return WeightFacts(has_quick_gelu, *constants, _transformers_square_mode(described))
 
 
 def pretrained_tag(tag: str, name: str) -> dict[str, Any]:
@@ -73,7 +73,8 @@ def pretrained_tag(tag: str, name: str) -> dict[str, Any]:
 
 def _facts_of_tag(tag: str, name: str) -> WeightFacts:
     described = pretrained_tag(tag, name)
-    return WeightFacts(described.get("quick_gelu"), *_pictures(described, "mean", "std", tag))
+    constants = _pictures(described, "mean", "std", tag)
+    return WeightFacts(described.get("quick_gelu"), *constants, _square_mode(described))
 
 
 def _facts_of_open_clips_folder(folder: Storage, source: str) -> WeightFacts:
@@ -82,7 +83,21 @@ def _facts_of_open_clips_folder(folder: Storage, source: str) -> WeightFacts:
     if not isinstance(model, dict) or not isinstance(pictures, dict):
         raise _unreadable(f"{source}/{FOLDER_CONFIG}", "it has no model_cfg, or a preprocess_cfg that is no object")
     constants = _pictures(pictures, "mean", "std", f"{source}/{FOLDER_CONFIG}")
-    return WeightFacts(bool(model.get("quick_gelu", False)), *constants)
+    return WeightFacts(bool(model.get("quick_gelu", False)), *constants, _square_mode(pictures))
+
+
+def _square_mode(described: dict[str, Any]) -> SquareMode | None:
+    """open_clip's word for it; None for one that we have not (longest, which pads)."""
+    word = described.get("resize_mode")
+    return SquareMode(word) if word in list(SquareMode) else None
+
+
+def _transformers_square_mode(described: dict[str, Any]) -> SquareMode | None:
+    """Those without a crop resize to a height and a width."""
+    size = described.get("size")
+    if described.get("do_center_crop"):
+        return SquareMode.SHORTEST
+    return SquareMode.SQUASH if isinstance(size, dict) and {"height", "width"} <= size.keys() else None
 
 
 def _read_object(folder: Storage, file: str, source: str) -> dict[str, Any]:

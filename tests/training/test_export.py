@@ -56,6 +56,17 @@ def test_pictures_are_prepared_with_the_trainings_own_constants(tmp_path: Path):
     torch.testing.assert_close(grey[:, 0, 0], (0.2 - torch.tensor(mean)) / torch.tensor(std))
 
 
+@pytest.mark.parametrize("mode", ["shortest", "squash"])
+def test_pictures_become_square_as_in_the_trainings_evaluation(tmp_path: Path, mode: str):
+    checkpoint, _ = save(storage_of(tmp_path / "run"), "diptych-tiny", LossName.CLIP, resize_mode=mode)
+    export_model(checkpoint, storage_of(tmp_path / "export"), "birds", use_average=True)
+    _, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path / 'export'}")
+    wide = Image.new("RGB", (300, 100))
+    wide.paste((255, 255, 255), (0, 0, 60, 100))  # a fifth, at the edge
+    square = preprocess(wide)[0]
+    assert bool(square[:, 0].mean() > square[:, -1].mean() + 1) is (mode == "squash")
+
+
 def test_a_model_that_open_clip_reads_as_another_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     checkpoint, _ = save(storage_of(tmp_path / "run"), "diptych-tiny", LossName.CLIP)
     real = export.contrastive_architecture

@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import pytest
 from open_clip.pretrained import get_pretrained_cfg
@@ -14,10 +15,11 @@ from test_engine import config
 from infra.errors import ConfigError
 from infra.storage import Storage
 from training.checkpoint import CheckpointState
-from training.config import TrainConfig
+from training.config import SquareMode, TrainConfig
 from training.encode import Encoder
 from training.model import OPENAI_MEAN, OPENAI_STD, create_model, model_traits
 from training.picture_constants import settle_pictures
+from training.pictures import model_square
 from training.weight_facts import facts_of_weights
 
 OTHERS = ((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
@@ -33,6 +35,39 @@ def test_every_tag_of_open_clip_gets_the_constants_of_its_weights(model: str, ta
     described = get_pretrained_cfg(model, tag)
     assert settled(model=model, pretrained=tag) == (described["mean"], described["std"])
     assert facts_of_weights(tag, model).has_quick_gelu is described.get("quick_gelu")
+
+
+@pytest.mark.parametrize(("model", "tag"), open_clip.list_pretrained(), ids="/".join)
+def test_every_tag_of_open_clip_gets_the_squares_of_its_weights(model: str, tag: str):
+    found = settle_pictures(config(1, model=model, pretrained=tag)).resize_mode
+    assert found == get_pretrained_cfg(model, tag)["resize_mode"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "mode"),
+    [
+        ("open_clip_config.json", {"model_cfg": {}, "preprocess_cfg": {"resize_mode": "squash"}}, "squash"),
+        ("open_clip_config.json", {"model_cfg": {}, "preprocess_cfg": {"resize_mode": "longest"}}, "shortest"),
+        ("preprocessor_config.json", {"size": {"height": 224, "width": 224}}, "squash"),
+        ("preprocessor_config.json", {"size": {"shortest_edge": 224}, "do_center_crop": True}, "shortest"),
+    ],
+)
+def test_a_hugging_face_folder_says_how_pictures_become_square(
+    tmp_path: Path, file: str, content: dict[str, Any], mode: str
+):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / file).write_text(json.dumps(content))
+    assert settle_pictures(config(1, pretrained=str(tmp_path))).resize_mode == mode
+    given = config(1, pretrained=str(tmp_path), resize_mode="squash")
+    assert settle_pictures(given).resize_mode == "squash"
+
+
+def test_a_squashed_square_holds_the_whole_picture_and_the_other_its_middle():
+    picture = np.zeros((40, 80, 3), np.uint8)
+    picture[:, :20] = 255  # the outer quarter
+    whole = model_square(picture, 40, SquareMode.SQUASH)
+    assert whole.shape == (40, 40, 3) and (whole[:, :10] == 255).all() and (whole[:, 10:] == 0).all()
+    assert not model_square(picture, 40, SquareMode.SHORTEST).any()
 
 
 def test_twenty_tags_differ_from_what_the_models_name_says():
