@@ -19,10 +19,11 @@ from datapipe.annotation import (
     annotation_folder,
     facts_of,
     find_annotation,
+    source_of,
 )
 from datapipe.build import find_finished
 from datapipe.dataset import Dataset, ShardReader
-from datapipe.marker import FileFacts, ShardStats
+from datapipe.marker import FileFacts
 from datapipe.status import SampleStatus
 from infra.errors import CorruptData, StageFailed
 from infra.lease import hold
@@ -43,6 +44,11 @@ class Annotator(Protocol):
     @property
     def columns(self) -> Sequence[str]:
         """The columns of the dataset that it reads."""
+        ...
+
+    @property
+    def type(self) -> pa.DataType:
+        """What its values are."""
         ...
 
     def values(self, shard: ShardReader) -> pa.Array:
@@ -72,45 +78,47 @@ class Written:
 def annotate(dataset: Dataset, name: str, annotator: Annotator, pool: Pool, progress: Progress) -> Annotation:
     """Makes what is missing of the annotation, as its only writer. Ray is connected already.
 
-    Values of other settings, or of another dataset in the same place, are made anew. Raises CorruptData for a dataset
+    Values of other settings, or of other shards in the same place, are made anew. Raises CorruptData for a dataset
     that is not whole, StageFailed when values can't be made, StorageFailed.
     """
     folder = annotation_folder(dataset.storage, name)
     with hold(folder, progress.note) as lease:
         folder.sweep_unfinished()
-        sources = _sources(dataset, annotator.settings)
-        before = find_annotation(dataset.storage, name)
-        if before is not None and before.settings != annotator.settings:
-            folder.delete(ANNOTATION_FILE)  # its files are about to change
-        written = _find_written(folder, name, sources)
+        sources = _sources(dataset)
+        made_from = {shard: _made_from(source, annotator.settings) for shard, source in sources.items()}
+        written = _find_written(folder, name, made_from)
+        missing = {shard: digest for shard, digest in made_from.items() if shard not in written}
+        _clear(folder, annotator.settings, find_annotation(dataset.storage, name), missing)
         done = sum(found.rows for found in written.values())
         progress.begin("annotate", total=dataset.manifest.rows, unit="rows", done=done)
         progress.set_detail(name)
-        missing = {shard: made_from for shard, made_from in sources.items() if shard not in written}
         for made in _make(dataset, name, annotator, pool, missing):
             if not lease.is_held:
                 raise _lease_lost(folder)
             written[made.shard] = made
             done += made.rows
             progress.update(done, name)
-        annotation = _annotation(name, annotator.settings, [written[shard] for shard in sorted(written)])
+        annotation = _annotation(name, annotator.settings, sources, [written[shard] for shard in sorted(written)])
         folder.write_bytes(ANNOTATION_FILE, annotation.to_json())
     progress.end(f"{name}: {annotation.values:,} values for {annotation.rows:,} rows")
     return annotation
 
 
-def _annotation(name: str, settings: dict[str, Any], written: Sequence[Written]) -> Annotation:
+def _annotation(
+    name: str, settings: dict[str, Any], sources: Mapping[int, str], written: Sequence[Written]
+) -> Annotation:
     return Annotation(
         name,
         settings,
         {annotation_file(file.shard): file.facts for file in written},
+        {annotation_file(shard): source for shard, source in sources.items()},
         rows=sum(file.rows for file in written),
         values=sum(file.values for file in written),
     )
 
 
-def _sources(dataset: Dataset, settings: dict[str, Any]) -> dict[int, str]:
-    """By shard: a hash of all that its values depend on. Raises CorruptData when a shard is not as committed."""
+def _sources(dataset: Dataset) -> dict[int, str]:
+    """A hash of each shard's bytes. Raises CorruptData when a shard is not as committed."""
     shards = len(dataset.manifest.shard_rows)
     finished = find_finished(dataset.storage, shards)
     if len(finished) < shards:
@@ -119,31 +127,41 @@ def _sources(dataset: Dataset, settings: dict[str, Any]) -> dict[int, str]:
             "Only a whole dataset is annotated.",
             "`diptych verify` names what is wrong, and `diptych build` mends it.",
         )
-    return {shard: _made_from(stats, settings) for shard, stats in sorted(finished.items())}
+    return {shard: source_of(stats) for shard, stats in sorted(finished.items())}
 
 
-def _made_from(stats: ShardStats, settings: dict[str, Any]) -> str:
-    hashes = {file: facts.sha256 for file, facts in stats.files.items()}
-    return hashlib.sha256(json.dumps([settings, hashes], sort_keys=True).encode()).hexdigest()
+def _made_from(source: str, settings: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps([settings, source], sort_keys=True).encode()).hexdigest()
 
 
-def _find_written(folder: Storage, name: str, sources: Mapping[int, str]) -> dict[int, Written]:
+def _find_written(folder: Storage, name: str, made_from: Mapping[int, str]) -> dict[int, Written]:
     """The files of the shards that are there already, made from just this, with every byte right."""
     listed = {entry.path for entry in folder.list_files()}
-    candidates = [shard for shard in sources if annotation_file(shard) in listed]
-
-    def look(shard: int) -> Written | None:
-        data = folder.read_bytes(annotation_file(shard))
-        try:
-            table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
-        except (pa.ArrowException, OSError):
-            return None
-        if (table.schema.metadata or {}).get(MADE_FROM) != sources[shard].encode():
-            return None
-        return Written(shard, facts_of(data), table.num_rows, table.num_rows - table[name].null_count)
-
+    candidates = [shard for shard in made_from if annotation_file(shard) in listed]
     with ThreadPoolExecutor(FILES_AT_ONCE) as threads:
-        return {found.shard: found for found in threads.map(look, candidates) if found is not None}
+        found = threads.map(lambda shard: _find_file(folder, name, shard, made_from[shard]), candidates)
+        return {file.shard: file for file in found if file is not None}
+
+
+def _find_file(folder: Storage, name: str, shard: int, made_from: str) -> Written | None:
+    data = folder.read_bytes(annotation_file(shard))
+    try:
+        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+    except (pa.ArrowException, OSError):
+        return None
+    if (table.schema.metadata or {}).get(MADE_FROM) != made_from.encode():
+        return None
+    return Written(shard, facts_of(data), table.num_rows, table.num_rows - table[name].null_count)
+
+
+def _clear(folder: Storage, settings: dict[str, Any], before: Annotation | None, missing: Mapping[int, str]) -> None:
+    """Removes what is not to be read any more: the marker first, then files of other settings and damaged ones."""
+    if before is None or missing or before.settings != settings:
+        folder.delete(ANNOTATION_FILE)
+    listed = {entry.path for entry in folder.list_files()}
+    for shard in missing:
+        if annotation_file(shard) in listed:
+            folder.delete(annotation_file(shard))
 
 
 def _make(
@@ -197,10 +215,13 @@ class _AnnotateShard:
 
 
 def annotate_shard(dataset: Dataset, name: str, annotator: Annotator, shard: int, made_from: str) -> Written:
-    """Makes one shard's values and writes their file."""
+    """Makes one shard's values and writes their file, unless another attempt has just done so.
+
+    Raises StageFailed when somebody else writes other values there.
+    """
     rows = dataset.read_rows(shard, ["key", "status"])
     with dataset.open_shard(shard, ["key", *annotator.columns]) as reader:
-        values = annotator.values(reader) if len(reader) else pa.nulls(0)
+        values = annotator.values(reader).cast(annotator.type) if len(reader) else pa.nulls(0, annotator.type)
     is_good = pc.equal(rows["status"], SampleStatus.SUCCESS.value).combine_chunks()
     # The k-th good row has the k-th value.
     places = pc.if_else(is_good, pc.subtract(pc.cumulative_sum(is_good.cast(pa.int64())), 1), None)
@@ -208,8 +229,18 @@ def annotate_shard(dataset: Dataset, name: str, annotator: Annotator, shard: int
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     data = sink.getvalue().to_pybytes()
-    annotation_folder(dataset.storage, name).write_bytes(annotation_file(shard), data)
-    return Written(shard, facts_of(data), table.num_rows, table.num_rows - table[name].null_count)
+    folder = annotation_folder(dataset.storage, name)
+    if folder.create(annotation_file(shard), data):
+        return Written(shard, facts_of(data), table.num_rows, table.num_rows - table[name].null_count)
+    # The last bits of scores may differ between attempts: what the first one wrote stays.
+    present = _find_file(folder, name, shard, made_from)
+    if present is None:
+        raise StageFailed(
+            f"{folder.url}/{annotation_file(shard)} was written by somebody else meanwhile, with other values.",
+            "One annotation of a name is made at a time.",
+            "Stop the other one, and run the same command again: it goes on.",
+        )
+    return present
 
 
 def _lease_lost(folder: Storage) -> StageFailed:

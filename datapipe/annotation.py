@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datapipe.dataset import Dataset, shard_name
-from datapipe.marker import FileFacts
+from datapipe.marker import STATS_SUFFIX, FileFacts, ShardStats
 from infra.errors import ConfigError, CorruptData
 from infra.storage import Storage
 
@@ -25,11 +25,15 @@ MADE_FROM = b"made_from"  # in a file's metadata: a hash of all that its values 
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """A finished annotation: the settings that made it, its files, and how many rows have a value."""
+    """A finished annotation: the settings that made it, its files, and how many rows have a value.
+
+    `sources` has for each file a hash of the shard that its values are of.
+    """
 
     name: str
     settings: dict[str, Any]
     files: dict[str, FileFacts]
+    sources: dict[str, str]
     rows: int
     values: int
 
@@ -41,15 +45,16 @@ class Annotation:
             "rows": self.rows,
             "values": self.values,
             "files": {name: facts.to_json() for name, facts in self.files.items()},
+            "sources": self.sources,
         }
         return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
 
     @classmethod
     def from_json(cls, name: str, data: bytes) -> "Annotation":
-        """Reads `to_json`'s bytes."""
+        """Reads `to_json`'s bytes. Raises ValueError, KeyError, TypeError or AttributeError when they are none."""
         raw = json.loads(data)
         files = {file: FileFacts(**facts) for file, facts in raw["files"].items()}
-        return cls(name, raw["settings"], files, raw["rows"], raw["values"])
+        return cls(name, raw["settings"], files, dict(raw["sources"]), raw["rows"], raw["values"])
 
 
 def annotation_folder(dataset: Storage, name: str) -> Storage:
@@ -78,18 +83,18 @@ def annotation_names(dataset: Storage) -> list[str]:
 
 
 def find_annotation(dataset: Storage, name: str) -> Annotation | None:
-    """The finished annotation of that name; None when there is none."""
+    """The finished annotation of that name; None when there is none, or one whose marker cannot be read."""
     folder = annotation_folder(dataset, name)
     try:
         return Annotation.from_json(name, folder.read_bytes(ANNOTATION_FILE))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def is_annotated(dataset: Storage, name: str) -> bool:
-    """Whether the annotation is finished, and all its files are as large as they were."""
+def is_annotated(dataset: Storage, name: str, settings: dict[str, Any]) -> bool:
+    """Whether the annotation is finished, by these settings, and all its files are as large as they were."""
     annotation = find_annotation(dataset, name)
-    if annotation is None:
+    if annotation is None or annotation.settings != settings:
         return False
     sizes = {entry.path: entry.size_bytes for entry in annotation_folder(dataset, name).list_files()}
     return all(sizes.get(file) == facts.size_bytes for file, facts in annotation.files.items())
@@ -108,9 +113,24 @@ def require_annotation(dataset: Storage, name: str) -> Annotation:
     return annotation
 
 
+def source_of(stats: ShardStats) -> str:
+    """A hash of the shard's bytes, by which an annotation knows what its values are of."""
+    hashes = {file: facts.sha256 for file, facts in stats.files.items()}
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+
+
 def read_values(dataset: Dataset, annotation: Annotation, shard: int) -> pa.ChunkedArray:
-    """The shard's values, one for each of its rows. Raises CorruptData when the file is not the committed one."""
+    """The shard's values, one for each of its rows.
+
+    Raises CorruptData when the file is not the committed one, or its values are of another shard than is there.
+    """
     folder, file = annotation_folder(dataset.storage, annotation.name), annotation_file(shard)
+    if annotation.sources.get(file) != source_in(dataset.storage, shard):
+        raise CorruptData(
+            f"{folder.url}: its values for shard {shard} are not of the shard that is there.",
+            "The dataset was changed after it was annotated.",
+            "Run `diptych annotate` again: it makes anew what is of other shards.",
+        )
     try:
         data = folder.read_bytes(file)
     except FileNotFoundError as error:
@@ -123,6 +143,14 @@ def read_values(dataset: Dataset, annotation: Annotation, shard: int) -> pa.Chun
 def facts_of(data: bytes) -> FileFacts:
     """Size and hash of a file with these bytes."""
     return FileFacts(len(data), hashlib.sha256(data).hexdigest())
+
+
+def source_in(dataset: Storage, shard: int) -> str:
+    """`source_of` the shard that is there; nothing where it has no marker of ours."""
+    try:
+        return source_of(ShardStats.from_json(shard, dataset.read_bytes(f"{shard_name(shard)}{STATS_SUFFIX}")))
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _damaged(folder: Storage, file: str) -> CorruptData:

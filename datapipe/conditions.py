@@ -3,35 +3,39 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datapipe.curate_config import Range
+from datapipe.curate_config import Range, Wanted
 from infra.errors import ConfigError
 
 
-def fulfils(values: pa.ChunkedArray, wanted: Range | str | int | bool, column: str) -> pa.ChunkedArray:
-    """Whether each value is the wanted one, or a number within the range; null where there is none.
+def fulfils(values: pa.ChunkedArray, wanted: Wanted, column: str) -> pa.ChunkedArray:
+    """Whether each value is the wanted one, or a finite number within the range; null where there is none.
 
-    Limits are rounded as the column's numbers are. Raises ConfigError for a value that the column cannot have.
+    A number that is wanted is rounded as the column's are. Raises ConfigError for a value that it cannot have.
     """
+    if pa.types.is_null(values.type):
+        return pa.chunked_array([pa.nulls(len(values), pa.bool_())])
+    if isinstance(wanted, Range):
+        numbers = as_numbers(values)
+        if numbers is None:
+            raise _not_of_its_type(values, wanted.model_dump(exclude_none=True), column)
+        return _is_within(numbers, wanted)
     try:
-        if not isinstance(wanted, Range):
-            return pc.equal(values, pa.scalar(wanted).cast(values.type))
-        numbers = values if pa.types.is_floating(values.type) else values.cast(pa.float64())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        shown = wanted.model_dump(exclude_none=True) if isinstance(wanted, Range) else wanted
-        raise ConfigError(
-            f"curate.where.{column}: got {shown!r}.",
-            f"The column holds {values.type}.",
-            "Write a value of that type; min and max are for numbers.",
-        ) from error
-    is_in = pc.is_finite(numbers)
-    if wanted.min is not None:
-        is_in = pc.and_(is_in, pc.greater_equal(numbers, _limit(wanted.min, numbers.type)))
-    if wanted.max is not None:
-        is_in = pc.and_(is_in, pc.less_equal(numbers, _limit(wanted.max, numbers.type)))
-    return is_in
+        return pc.equal(values, pa.scalar(wanted).cast(values.type, safe=not pa.types.is_floating(values.type)))
+    except (pa.ArrowException, OverflowError, TypeError) as error:
+        raise _not_of_its_type(values, wanted, column) from error
 
 
-def condition_name(column: str, wanted: Range | str | int | bool) -> str:
+def as_numbers(values: pa.ChunkedArray) -> pa.ChunkedArray | None:
+    """The values, if they are numbers; all null where the type is; None for others."""
+    kind = values.type
+    if pa.types.is_null(kind):
+        return values.cast(pa.float64())
+    if pa.types.is_decimal(kind):
+        return values.cast(pa.float64(), safe=False)
+    return values if pa.types.is_integer(kind) or pa.types.is_floating(kind) else None
+
+
+def condition_name(column: str, wanted: Wanted) -> str:
     """The condition in words: `0.28 ≤ clip_score`."""
     if not isinstance(wanted, Range):
         return f"{column} = {wanted}"
@@ -40,5 +44,21 @@ def condition_name(column: str, wanted: Range | str | int | bool) -> str:
     return f"{low}{column}{high}"
 
 
-def _limit(value: float, kind: pa.DataType) -> pa.Scalar:
-    return pa.scalar(value, pa.float64()).cast(kind, safe=False)
+def _is_within(numbers: pa.ChunkedArray, wanted: Range) -> pa.ChunkedArray:
+    # Whole numbers are compared as such numbers only up to 2^53, past which limits are rounded.
+    kind = numbers.type if pa.types.is_floating(numbers.type) else pa.float64()
+    values = numbers.cast(kind, safe=False)
+    is_in = pc.is_finite(values)
+    if wanted.min is not None:
+        is_in = pc.and_(is_in, pc.greater_equal(values, pa.scalar(wanted.min, pa.float64()).cast(kind, safe=False)))
+    if wanted.max is not None:
+        is_in = pc.and_(is_in, pc.less_equal(values, pa.scalar(wanted.max, pa.float64()).cast(kind, safe=False)))
+    return is_in
+
+
+def _not_of_its_type(values: pa.ChunkedArray, wanted: object, column: str) -> ConfigError:
+    return ConfigError(
+        f"curate.where.{column}: got {wanted!r}.",
+        f"The column holds {values.type}.",
+        "Write a value of that type; min and max are for numbers.",
+    )

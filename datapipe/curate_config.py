@@ -2,15 +2,21 @@
 
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from infra.settings import Place, Settings
 
 PHASH = "phash"  # the annotation with perceptual hashes
-MAX_DISTANCE = 8  # of 64 bits; pictures further apart are other ones, and the search for them is no longer fast
+MAX_DISTANCE = 6  # of 64 bits; pictures further apart are other ones, and to look for them would take long
 
 
-class Range(Settings):
+class FiniteSettings(Settings):
+    """A section whose numbers are all finite."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class Range(FiniteSettings):
     """From and to, both included; null: no limit."""
 
     min: float | None = None
@@ -27,7 +33,10 @@ class Range(Settings):
         return self
 
 
-class DeduplicateConfig(Settings):
+Wanted = Range | str | int | float | bool
+
+
+class DeduplicateConfig(FiniteSettings):
     """Of rows that are alike, one is kept."""
 
     column: str = PHASH
@@ -38,7 +47,7 @@ class DeduplicateConfig(Settings):
     """Of rows that are alike, the one with the greatest value of this column is kept; null: the first one."""
 
 
-class TopConfig(Settings):
+class TopConfig(FiniteSettings):
     """The best share of the rows by a column."""
 
     column: str
@@ -47,14 +56,14 @@ class TopConfig(Settings):
     """How much of the rows that are left is kept: those with the greatest values."""
 
 
-class CurateConfig(Settings):
+class CurateConfig(FiniteSettings):
     """Dataset → view: which of its samples are used. First `where`, then `deduplicate`, then `top`."""
 
     data: Place
     """The dataset's folder."""
     view: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     """The view's name: views/NAME.parquet in the dataset, for `train.data: {path: …, view: NAME}`."""
-    where: dict[str, Range | str | int | bool] = {}
+    where: dict[str, Wanted] = {}
     """Only samples whose columns (the dataset's or annotations) are so: {clip_score: {min: 0.28}, split: train}."""
     deduplicate: DeduplicateConfig | None = None
     """Leaves out what is there twice, when given."""

@@ -153,7 +153,7 @@ class ShardReader:
     def images(self) -> Iterator[bytes]:
         """The encoded pictures of all good samples, in order; they are read in large steps."""
         if not self._webdataset:
-            yield from (bytes(image) for image in self._images.to_pylist())
+            yield from (bytes(image.as_py()) for image in self._images)
             return
         for first, after in self._steps():
             start = int(self._offsets[first])

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from datapipe.advice import Advice, advise
-from datapipe.annotation import annotation_names, require_annotation
-from datapipe.curate import count_rows, view_names
+from datapipe.annotation import annotation_names, find_annotation
 from datapipe.dataset import MANIFEST_FILE, Dataset, shard_name
 from datapipe.marker import STATS_SUFFIX
 from datapipe.status import SampleStatus
 from datapipe.survey import Survey, survey_shards
+from datapipe.view_file import count_rows, view_names
 from infra.storage import Storage, storage_of
 
 READERS = 16  # markers read at once: on object storage each takes some 20 ms of waiting
@@ -66,9 +66,14 @@ def inspect(url: str) -> DatasetSummary:
         total_bytes=manifest.total_bytes,
         status_counts=manifest.status_counts,
         advice=tuple(advise(manifest.status_counts)),
-        annotations={name: require_annotation(storage, name).values for name in annotation_names(storage)},
-        views={name: count_rows(storage, name) for name in view_names(storage)},
+        annotations=_annotations(storage),
+        views={name: rows for name in view_names(storage) if (rows := count_rows(storage, name)) is not None},
     )
+
+
+def _annotations(storage: Storage) -> dict[str, int]:
+    found = {name: find_annotation(storage, name) for name in annotation_names(storage)}
+    return {name: annotation.values for name, annotation in found.items() if annotation is not None}
 
 
 def inspect_rows(url: str, *, hosts: int, on_shard: Callable[[int, int], None] | None = None) -> Survey:

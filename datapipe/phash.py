@@ -10,8 +10,10 @@ import pyarrow as pa
 
 from datapipe.curate_config import PHASH
 from datapipe.dataset import ShardReader
+from datapipe.jpeg import read_jpeg_header
 
 SIDE = 32  # the picture is shrunk to this square
+MAX_PIXELS = 100_000_000  # as build.max_image_pixels; a dataset of another tool may hold anything
 KEPT = 8  # frequencies of each axis
 # Of 255 grey levels; with less in all frequencies it is the noise of the encoding that is hashed.
 MIN_STRENGTH = 1.0
@@ -34,13 +36,21 @@ class PerceptualHash:
         """None but the pictures."""
         return ()
 
+    @property
+    def type(self) -> pa.DataType:
+        """64 bits."""
+        return pa.uint64()
+
     def values(self, shard: ShardReader) -> pa.Array:
         """The hash of each picture."""
-        return pa.array([perceptual_hash(image) for image in shard.images()], pa.uint64())
+        return pa.array([perceptual_hash(image) for image in shard.images()], self.type)
 
 
 def perceptual_hash(data: bytes) -> int | None:
     """The hash of an encoded picture; None for one that can't be decoded or has no structure."""
+    header = read_jpeg_header(data)
+    if header is not None and header.width * header.height > MAX_PIXELS:
+        return None
     try:
         grey = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) if data else None
     except cv2.error:

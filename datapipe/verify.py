@@ -5,7 +5,14 @@ from enum import StrEnum
 
 import pyarrow.compute as pc
 
-from datapipe.annotation import COLUMNS_FOLDER, annotation_marker, annotation_names, require_annotation
+from datapipe.annotation import (
+    COLUMNS_FOLDER,
+    annotation_file,
+    annotation_marker,
+    annotation_names,
+    find_annotation,
+    source_in,
+)
 from datapipe.damage import note_damage
 from datapipe.dataset import Dataset, shard_name
 from datapipe.marker import STATS_SUFFIX, FileFacts, ShardStats
@@ -21,6 +28,7 @@ class ProblemKind(StrEnum):
     WRONG_HASH = "has another SHA-256"
     UNREADABLE = "cannot be read as a marker"
     WRONG_COUNT = "counts other samples than the manifest"
+    OTHER_SHARD = "has values of another shard than is there"
     WRONG_TABLE = "has other samples than its marker or its tar"
 
 
@@ -88,15 +96,19 @@ def _check_shard(dataset: Dataset, shard: int) -> list[Problem]:
 
 
 def _check_annotation(dataset: Dataset, name: str) -> list[Problem]:
-    try:
-        annotation = require_annotation(dataset.storage, name)
-    except (ValueError, KeyError, TypeError):
+    annotation = find_annotation(dataset.storage, name)
+    if annotation is None:
         return [Problem(annotation_marker(name), ProblemKind.UNREADABLE)]
     checked = [
         _check_file(dataset.storage, f"{COLUMNS_FOLDER}/{name}/{file}", facts)
         for file, facts in annotation.files.items()
     ]
-    return [problem for problem in checked if problem is not None]
+    problems = [problem for problem in checked if problem is not None]
+    return problems + [
+        Problem(f"{COLUMNS_FOLDER}/{name}/{annotation_file(shard)}", ProblemKind.OTHER_SHARD)
+        for shard in range(len(dataset.manifest.shard_rows))
+        if annotation.sources.get(annotation_file(shard)) != source_in(dataset.storage, shard)
+    ]
 
 
 def _check_file(storage: Storage, name: str, facts: FileFacts) -> Problem | None:

@@ -35,7 +35,10 @@ def autoscaled_needs(config: RunConfig, *, workers_per_node: int | None = None) 
                 "threads_per_worker": train.threads_per_worker or CPUS_PER_WORKER,
             }
         )
-    resolved = config.model_copy(update={"build": build, "train": train})
+    annotate = config.annotate
+    if annotate is not None:
+        annotate = annotate.model_copy(update={"tasks": annotate.tasks or AUTOSCALED_BUILD_TASKS})
+    resolved = config.model_copy(update={"build": build, "train": train, "annotate": annotate})
     return _needs(resolved, workers_per_node, _shared_folder(config))
 
 
@@ -72,7 +75,10 @@ def _needs(config: RunConfig, workers_per_node: int | None, shared_folder: str |
         min_workers=train.min_workers if train else int(evaluates),
         max_workers=most,
         use_gpu=bool(train.use_gpu) if train else evaluates,
-        build_tasks=0 if build is None else build.tasks or BUILD_NODE_CPUS,
+        build_tasks=max(
+            0 if build is None else build.tasks or BUILD_NODE_CPUS,
+            0 if config.annotate is None else config.annotate.tasks or BUILD_NODE_CPUS,
+        ),
         shared_folder=shared_folder,
         workers_per_node=workers_per_node or usual_workers_per_node(most),
     )

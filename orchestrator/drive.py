@@ -22,7 +22,6 @@ from orchestrator.keeper import LOGS_FOLDER, Keeper, keeping, logs_folder
 from orchestrator.records import begin_drive, end_drive
 from orchestrator.run import check_run, open_run
 from orchestrator.run_state import RunState
-from orchestrator.same_data import refuse_to_change_data
 from orchestrator.stages import check_stages, require_sections, run_stages, write_run_report
 
 DRIVER_LOG = "driver.log"
@@ -40,7 +39,6 @@ def drive(
     require_sections(config, stages)
     check_stages(config, stages)
     check_run(config)
-    refuse_to_change_data(config, stages)
     with driving(config.folder, ", ".join(stages), progress_form) as driver:
         open_run(driver, config)
         run_stages(driver, config, stages, address=address)

@@ -1,7 +1,7 @@
 """Plans a training without starting it."""
 
-from datapipe.curate import view_path
 from datapipe.dataset import MANIFEST_FILE
+from datapipe.view_file import view_path
 from infra.storage import storage_of
 from orchestrator.config import RunConfig, Stage
 from orchestrator.stages import require_sections

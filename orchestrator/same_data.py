@@ -1,29 +1,31 @@
 """Keeps a training on the data that it began with: a dataset or a view that changed would be another training."""
 
 import json
-from collections.abc import Sequence
 
+from datapipe.view_file import view_path
 from infra.errors import ConfigError
-from infra.storage import Storage
+from infra.storage import Storage, storage_of
 from orchestrator.config import RunConfig, Stage
 from orchestrator.driver import Driver
-from orchestrator.stage_state import Verdict, inputs_of, plan_stages
+from orchestrator.stage_state import inputs_of
 from training.checkpoint import committed_checkpoints
 
 DATA_FILE = "stages/train.data.json"
 
 
-def refuse_to_change_data(config: RunConfig, stages: Sequence[Stage]) -> None:
-    """Raises ConfigError when a stage would make anew the view of a training that has checkpoints already."""
-    if config.train is None or not any(source.view for source in config.train.training_sources()):
+def refuse_to_change_view(config: RunConfig, path: str, data: bytes) -> None:
+    """Raises ConfigError when these bytes would change the view of a training of the run that has checkpoints."""
+    if config.train is None or config.curate is None or not committed_checkpoints(config.folder):
         return
-    before = [stage for stage in (Stage.ANNOTATE, Stage.CURATE) if stage in stages]
-    stale = [plan.stage for plan in plan_stages(config, before) if plan.verdict is Verdict.STALE]
-    if stale and committed_checkpoints(config.folder):
+    dataset = storage_of(config.curate.data)
+    trained = [
+        storage_of(source.path).at(view_path(source.view)) for source in config.train.training_sources() if source.view
+    ]
+    if dataset.at(path) in trained and dataset.exists(path) and dataset.read_bytes(path) != data:
         raise ConfigError(
-            f"The run {config.name} has checkpoints, and {' and '.join(stale)} would change the view under them.",
-            "A training sees the same data to its end.",
-            "Give the run another name, and the view too if the old one is still wanted.",
+            f"The run {config.name} has checkpoints of a training on {path}, which is another view now.",
+            "A training sees the same data to its end, so the view was left as it is.",
+            "Give the run another name, and the view (curate.view) too if the old one is still wanted.",
         )
 
 

@@ -48,12 +48,12 @@ def _plan_stage(stage: Stage, config: RunConfig, before: list[Stage]) -> StagePl
         return StagePlan(
             stage, Verdict.TO_DO, "begun; it goes on from its last checkpoint" if begun else "not done yet"
         )
-    if not _has_result(stage, config, folder):
-        return StagePlan(stage, Verdict.TO_DO, "it was done, but its result is not there any more")
     inputs = inputs_of(stage, config, folder)
     changed = sorted(name for name in facts.keys() | inputs.keys() if facts.get(name) != inputs.get(name))
     if changed:
         return StagePlan(stage, Verdict.STALE, f"done with another {' and '.join(changed)}")
+    if not _has_result(stage, config, folder):
+        return StagePlan(stage, Verdict.TO_DO, "it was done, but its result is not there any more")
     if before:
         return StagePlan(stage, Verdict.DONE, f"unless {' or '.join(before)} changes what it was made from")
     return StagePlan(stage, Verdict.DONE, "its result is there, made from these very inputs")
@@ -126,12 +126,15 @@ def _has_result(stage: Stage, config: RunConfig, folder: Storage) -> bool:
 
             assert config.annotate is not None
             dataset = storage_of(config.annotate.data)
-            return all(is_annotated(dataset, name) for name in annotators_of(config.annotate))
+            annotators = annotators_of(config.annotate)
+            return all(is_annotated(dataset, name, each.settings) for name, each in annotators.items())
         case Stage.CURATE:
-            from datapipe.curate import view_path
+            from datapipe.curate import curation_source
+            from datapipe.view_file import read_curation
 
             assert config.curate is not None
-            return storage_of(config.curate.data).exists(view_path(config.curate.view))
+            made = read_curation(storage_of(config.curate.data), config.curate.view)
+            return made is not None and made.made_from == curation_source(config.curate)
         case Stage.TRAIN:
             # A damaged one is done again from the one before it.
             newest = newest_checkpoint(folder)
@@ -146,8 +149,8 @@ def _has_result(stage: Stage, config: RunConfig, folder: Storage) -> bool:
 
 def _data_digest(config: RunConfig) -> str | None:
     """Of all datasets that training sees, and of their views; None while one is not there."""
-    from datapipe.curate import view_path
     from datapipe.dataset import MANIFEST_FILE
+    from datapipe.view_file import view_path
 
     assert config.train is not None
     digest = hashlib.sha256()

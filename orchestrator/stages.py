@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from infra.cluster import Cluster, connect
@@ -14,7 +15,7 @@ from orchestrator.config import RunConfig, Stage
 from orchestrator.driver import Driver
 from orchestrator.records import RETRY_EVENT, START_NAME, WENT_ON_EVENT, drive_path
 from orchestrator.run import EVALUATION_FOLDER, EXPORT_FOLDER, REPORT_FILE, mark_stage_done
-from orchestrator.same_data import keep_data
+from orchestrator.same_data import keep_data, refuse_to_change_view
 from orchestrator.stage_state import inputs_of, is_done
 from training.config import WhichCheckpoint
 
@@ -73,6 +74,10 @@ def check_stages(config: RunConfig, stages: Sequence[Stage]) -> None:
         from training.annotators import check_annotation
 
         check_annotation(config.annotate, dataset_is_ready=Stage.BUILD not in stages)
+    if Stage.CURATE in stages and config.curate is not None and not {Stage.BUILD, Stage.ANNOTATE} & set(stages):
+        from datapipe.curate import check_curation
+
+        check_curation(config.curate)
     if Stage.TRAIN in stages and config.train is not None:
         from training.launch import check_training
 
@@ -82,17 +87,20 @@ def check_stages(config: RunConfig, stages: Sequence[Stage]) -> None:
 def run_stages(driver: Driver, config: RunConfig, stages: Sequence[Stage], *, address: str | None = None) -> None:
     """Does the stages in order on one Ray cluster, which is started only if a stage wants it."""
     folder = driver.folder
-    pending = [stage for stage in stages if not is_done(stage, config, folder)]
-    for stage in stages:
-        if stage not in pending:
-            driver.progress.note(f"✓ {stage}  already done")
+    done = [stage for stage in stages if is_done(stage, config, folder)]
+    # What comes after the first that is to do may have other inputs by then.
+    first = next((place for place, stage in enumerate(stages) if stage not in done), len(stages))
+    for stage in stages[:first]:
+        driver.progress.note(f"✓ {stage}  already done")
+    pending = stages[first:]
     if pending:
         wants_cluster = any(stage not in WITHOUT_CLUSTER for stage in pending)
         with connect(driver.logs, address=address) if wants_cluster else nullcontext() as cluster:
             context = StageContext(config, driver, cluster)
             for stage in pending:
-                # An earlier stage may have left this one's inputs as they were.
-                if not is_done(stage, config, folder):
+                if is_done(stage, config, folder):
+                    driver.progress.note(f"✓ {stage}  already done")
+                else:
                     driver.require_lease()
                     driver.tell("began a stage", stage)
                     RUNNERS[stage](context)
@@ -121,15 +129,16 @@ def _build(context: StageContext) -> None:
 def _annotate(context: StageContext) -> None:
     from training.annotators import annotate_dataset
 
-    assert context.config.annotate is not None
-    annotate_dataset(context.config.annotate, context.progress)
+    assert context.config.annotate is not None and context.cluster is not None
+    annotate_dataset(context.config.annotate, context.progress, context.cluster)
 
 
 def _curate(context: StageContext) -> None:
     from datapipe.curate import curate
 
-    assert context.config.curate is not None
-    curate(context.config.curate, context.progress)
+    config = context.config
+    assert config.curate is not None
+    curate(config.curate, context.progress, before_write=partial(refuse_to_change_view, config))
 
 
 def _train(context: StageContext) -> None:
@@ -215,4 +224,7 @@ RUNNERS: dict[Stage, Callable[[StageContext], None]] = {
 def _dataset_url(config: RunConfig) -> str | None:
     if config.build is not None:
         return config.build.output
-    return config.train.training_sources()[0].path if config.train else None
+    if config.train is not None:
+        return config.train.training_sources()[0].path
+    section = config.annotate or config.curate
+    return section.data if section else None

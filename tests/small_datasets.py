@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from datapipe.annotation import Annotation, annotation_file, annotation_folder, annotation_marker, facts_of
+from datapipe.annotation import Annotation, annotation_file, annotation_folder, annotation_marker, facts_of, source_in
 from datapipe.build import build_manifest
 from datapipe.config import BuildConfig
 from datapipe.dataset import MANIFEST_FILE, Dataset
@@ -49,7 +49,10 @@ def make_dataset(
     """
     counts = [rows] * shards if isinstance(rows, int) else rows
     config = BuildConfig(
-        input="unused.parquet", output=str(folder), number_sample_per_shard=max(counts), output_format=output_format
+        input="unused.parquet",
+        output=str(folder),
+        number_sample_per_shard=max(counts, default=1),
+        output_format=output_format,
     )
     output = storage_of(folder)
     folder.mkdir(parents=True)
@@ -74,7 +77,9 @@ def make_dataset(
     return output.url
 
 
-def write_annotation(dataset: Dataset, name: str, values: list[list[Any]], kind: pa.DataType) -> None:
+def write_annotation(
+    dataset: Dataset, name: str, values: list[list[Any]], kind: pa.DataType, settings: dict[str, Any] | None = None
+) -> None:
     """An annotation with these values, one for each row of each shard, as `annotate` leaves it."""
     files = {}
     for shard, of_shard in enumerate(values):
@@ -83,7 +88,8 @@ def write_annotation(dataset: Dataset, name: str, values: list[list[Any]], kind:
         annotation_folder(dataset.storage, name).write_bytes(annotation_file(shard), sink.getvalue())
         files[annotation_file(shard)] = facts_of(sink.getvalue())
     rows = sum(map(len, values))
-    annotation = Annotation(name, {}, files, rows, rows)
+    sources = {annotation_file(shard): source_in(dataset.storage, shard) for shard in range(len(values))}
+    annotation = Annotation(name, settings or {}, files, sources, rows, rows)
     dataset.storage.write_bytes(annotation_marker(name), annotation.to_json())
 
 

@@ -36,6 +36,8 @@ class AnnotateConfig(FiniteSettings):
     """CLIP scores by the name of their column, e.g. {clip_score: {model: ViT-B-32, pretrained: ./b32.safetensors}}."""
     batch_size: Annotated[int, Field(ge=1)] = 256
     """Pictures that are encoded at once."""
+    tasks: Annotated[int, Field(ge=1)] | None = None
+    """Shards that are annotated at once; null: one per core of the cluster, or per GPU for CLIP scores."""
     use_gpu: bool | None = None
     """Whether CLIP scores are computed on GPUs; null: if the cluster has any."""
 
@@ -43,7 +45,7 @@ class AnnotateConfig(FiniteSettings):
     @classmethod
     def _are_column_names(cls, value: dict[str, ClipScoreConfig]) -> dict[str, ClipScoreConfig]:
         for name in value:
-            if not COLUMN_NAME.fullmatch(name) or name in (PHASH, "key"):
+            if not COLUMN_NAME.fullmatch(name) or name in (PHASH, "key", "shard", "row"):
                 raise ValueError(f"got the name {name!r}; want letters, digits and _, a letter first, and not {PHASH}")
         return value
 

@@ -1,11 +1,14 @@
 """Makes the annotations that the config names, one after the other."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+
+import pyarrow as pa
 
 from datapipe.annotate import Annotator, Pool, annotate
 from datapipe.curate_config import PHASH
 from datapipe.dataset import Dataset
 from datapipe.phash import PerceptualHash
+from infra.cluster import Cluster
 from infra.errors import ConfigError
 from infra.progress import Progress
 from training.annotate_config import AnnotateConfig
@@ -25,51 +28,51 @@ def annotators_of(config: AnnotateConfig, device: Device | None = None) -> dict[
 def check_annotation(config: AnnotateConfig, *, dataset_is_ready: bool) -> None:
     """Finds what a user can have got wrong, before anything is started. Raises UserError."""
     from training.model_names import check_hub_packages, check_model_name
+    from training.weight_facts import facts_of_weights
 
     for column, each in config.clip_scores.items():
         with told_as(f"annotate.clip_scores.{column}"):
             model = as_training(each).model
             check_model_name(model)
             check_hub_packages(model)
-    annotators_of(config)
+            facts_of_weights(each.pretrained, model)
+    annotators = annotators_of(config)
     if dataset_is_ready:
-        dataset = Dataset.open(config.data)
-        _require_new_names(dataset, annotators_of(config))
+        _require_columns(Dataset.open(config.data), annotators)
 
 
-def annotate_dataset(config: AnnotateConfig, progress: Progress) -> None:
+def annotate_dataset(config: AnnotateConfig, progress: Progress, cluster: Cluster) -> None:
     """Makes what is missing of all annotations. Ray is connected already. Raises as `datapipe.annotate` does."""
     dataset = Dataset.open(config.data)
-    pools = dict(_pools(config))
-    device = Device(use_gpu=bool(pools["model"].gpus), threads=pools["model"].cpus, batch_size=config.batch_size)
+    with_model = _pool_with_model(config, cluster)
+    device = Device(use_gpu=bool(with_model.gpus), threads=with_model.cpus, batch_size=config.batch_size)
     annotators = annotators_of(config, device)
-    _require_new_names(dataset, annotators)
+    _require_columns(dataset, annotators)
     for name, annotator in annotators.items():
-        pool = pools["model" if isinstance(annotator, ClipScore) else "cpu"]
-        annotate(dataset, name, annotator, pool, progress)
+        plain = Pool(processes=config.tasks or max(1, cluster.cpus))
+        annotate(dataset, name, annotator, with_model if isinstance(annotator, ClipScore) else plain, progress)
 
 
-def _pools(config: AnnotateConfig) -> Iterator[tuple[str, Pool]]:
-    """The processes for pictures alone, and those with a model: one a GPU, or some cores each."""
+def _pool_with_model(config: AnnotateConfig, cluster: Cluster) -> Pool:
+    """Processes with a GPU each, if the cluster has any or may get some; or else with some cores each of one node."""
     import ray
 
-    resources = ray.cluster_resources()
-    cpus, gpus = max(1, int(resources.get("CPU", 1))), int(resources.get("GPU", 0))
-    yield "cpu", Pool(processes=cpus)
-    if config.use_gpu and not gpus:
+    if config.use_gpu and not cluster.gpus:
         raise ConfigError(
             "annotate.use_gpu: got true.", "The cluster has no GPU.", "Set it to false, or leave it to the cluster."
         )
-    largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-    each = max(1, min(CPUS_PER_MODEL, largest))
-    if gpus and config.use_gpu is not False:
-        each = max(1, min(each, cpus // gpus))
-        yield "model", Pool(processes=gpus, cpus=each, gpus=1)
-    else:
-        yield "model", Pool(processes=max(1, cpus // each), cpus=each)
+    rooms = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if cluster.gpus and config.use_gpu is not False:
+        with_gpu = [int(room.get("CPU", 0)) // int(room["GPU"]) for room in rooms if room.get("GPU", 0) >= 1]
+        # Nodes that are yet to come have a core for each GPU at least.
+        return Pool(config.tasks or cluster.gpus, cpus=max(0, min([CPUS_PER_MODEL, *(with_gpu or [1])])), gpus=1)
+    cores = [int(room.get("CPU", 0)) for room in rooms] or [1]
+    each = max(1, min(CPUS_PER_MODEL, max(cores)))
+    return Pool(config.tasks or max(1, sum(count // each for count in cores)), cpus=each)
 
 
-def _require_new_names(dataset: Dataset, annotators: Mapping[str, Annotator]) -> None:
+def _require_columns(dataset: Dataset, annotators: Mapping[str, Annotator]) -> None:
+    """Raises ConfigError for a name that the dataset has already, and for captions that are none."""
     columns = dataset.column_names(0) if dataset.manifest.shard_rows else []
     for name, annotator in annotators.items():
         if name in columns:
@@ -78,10 +81,16 @@ def _require_new_names(dataset: Dataset, annotators: Mapping[str, Annotator]) ->
                 f"Its own columns are {', '.join(columns)}.",
                 "Give the annotation another name.",
             )
-        for wanted in annotator.columns:
-            if wanted not in columns:
+        for wanted in annotator.columns if columns else ():
+            kind = dataset.read_rows(0, [wanted])[wanted].type if wanted in columns else None
+            if kind is None or not _holds_texts(kind):
                 raise ConfigError(
-                    f"annotate.clip_scores.{name}.caption_col: got {wanted!r}.",
-                    f"The columns of {dataset.storage.url} are {', '.join(columns)}.",
-                    "Name one of them.",
+                    f"annotate.clip_scores.{name}.caption_col: got {wanted!r}{'' if kind is None else f', of {kind}'}.",
+                    f"Captions are texts, or lists of them; {dataset.storage.url} has {', '.join(columns)}.",
+                    "Name one with captions.",
                 )
+
+
+def _holds_texts(kind: pa.DataType) -> bool:
+    inner = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind
+    return bool(pa.types.is_string(inner) or pa.types.is_large_string(inner) or pa.types.is_null(inner))

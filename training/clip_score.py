@@ -57,6 +57,11 @@ class ClipScore:
         """The captions'."""
         return (self._config.caption_col,)
 
+    @property
+    def type(self) -> pa.DataType:
+        """A cosine."""
+        return pa.float32()
+
     def values(self, shard: ShardReader) -> pa.Array:
         """The score of each pair."""
         if self._scorer is None:

@@ -13,14 +13,18 @@ HEADER_BYTES = 1 << 16
 # Measured against torchvision's antialiased bicubic: up to here OpenCV's cubic is nearer (0.8 grey levels on average at
 # 256 to 224 pixels, area averaging 1.1) in a third of the time; further down it aliases.
 MAX_CUBIC_REDUCTION = 1.2
+MAX_PIXELS = 100_000_000  # as build.max_image_pixels; a dataset of another tool may hold anything
 
 Pixels = npt.NDArray[np.uint8]  # (height, width, 3) RGB
 
 
 def decode_picture(data: bytes) -> Pixels | None:
-    """The picture as RGB, or None when its bytes can't be decoded."""
+    """The picture as RGB, or None when its bytes can't be decoded, or only into more pixels than a dataset has."""
     if data.startswith(JPEG_START) and EXIF_MARK not in data[:HEADER_BYTES]:
         try:
+            height, width, *_ = simplejpeg.decode_jpeg_header(data)
+            if height * width > MAX_PIXELS:
+                return None
             return np.asarray(simplejpeg.decode_jpeg(data), dtype=np.uint8)
         except ValueError:
             pass  # cut, or of a kind that it does not know: OpenCV takes what there is

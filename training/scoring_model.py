@@ -2,13 +2,15 @@
 
 import contextlib
 import hashlib
+import re
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infra.errors import ConfigError
-from infra.storage import Storage, sha256_of_file
+from infra.files import FileEntry
+from infra.storage import Storage, sha256_in, sha256_of_file
 from training.annotate_config import ClipScoreConfig
 from training.checkpoint import MARKER_FILE, read_state
 from training.config import TrainConfig
@@ -18,18 +20,26 @@ if TYPE_CHECKING:
 
     from training.model import ModelTraits
 
+OWN_KEYS = re.compile(r"(?<![\w/.])train\.(model|pretrained|allow_activation_mismatch)\b")
+
 
 def model_name(config: ClipScoreConfig) -> str:
-    """The model that scores. Raises ConfigError when neither the config nor the weights name it."""
-    if config.model is not None:
-        return config.model
-    if is_checkpoint(config.pretrained):
-        return read_state(Storage(config.pretrained)).model
-    raise ConfigError(
-        "train.model is missing.",
-        f"Only a checkpoint of ours names its own model; {config.pretrained} is none.",
-        "Write for example model: ViT-B-32.",
-    )
+    """The model that scores. Raises ConfigError when config and weights do not name it, or name different ones."""
+    own = read_state(Storage(config.pretrained)).model if is_checkpoint(config.pretrained) else None
+    name = config.model or own
+    if name is None:
+        raise ConfigError(
+            "train.model is missing.",
+            f"Only a checkpoint of ours names its own model; {config.pretrained} is none.",
+            "Write for example model: ViT-B-32.",
+        )
+    if own is not None and name != own:
+        raise ConfigError(
+            f"train.model: got {name}; {config.pretrained} is a checkpoint of {own}.",
+            "A checkpoint has the model that it was trained with.",
+            "Leave the model out.",
+        )
+    return name
 
 
 def is_checkpoint(pretrained: str) -> bool:
@@ -53,12 +63,16 @@ def weights_identity(pretrained: str) -> str:
             "Allowed are a file, a checkpoint of ours, a Hugging Face folder, or an open_clip tag.",
             "Check the path.",
         )
-    if not storage.is_local:
-        facts = [(each.path, each.size_bytes, each.version) for each in entries]
-        return hashlib.sha256(repr(facts).encode()).hexdigest()
-    paths = [Path(pretrained)] if entry is not None else [Path(pretrained, each.path) for each in entries]
-    hashes = [_hash_of(path, path.stat().st_mtime_ns) for path in paths]
-    return hashlib.sha256(repr(hashes).encode()).hexdigest()
+    folder = storage if entry is not None else Storage(pretrained)
+    return hashlib.sha256(repr([_identity(folder, each) for each in entries]).encode()).hexdigest()
+
+
+def _identity(folder: Storage, entry: FileEntry) -> str:
+    """A hash of the file, or on object stores the version that they have of it."""
+    if folder.is_local:
+        path = folder.local_path(entry.path)
+        return _hash_of(path, path.stat().st_mtime_ns)
+    return entry.version or sha256_in(folder, entry.path)
 
 
 @lru_cache(maxsize=64)
@@ -73,7 +87,7 @@ def told_as(key: str) -> Iterator[None]:
         yield
     except ConfigError as error:
         parts = (error.found, error.allowed, error.fix)
-        raise ConfigError(*(part.replace("train.", f"{key}.") for part in parts)) from error
+        raise ConfigError(*(OWN_KEYS.sub(rf"{key}.\1", part) for part in parts)) from error
 
 
 def as_training(config: ClipScoreConfig) -> TrainConfig:

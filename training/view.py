@@ -7,8 +7,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datapipe.curate import view_path
 from datapipe.dataset import Dataset
+from datapipe.view_file import view_path
 from infra.errors import InputError
 
 Integers = npt.NDArray[np.int64]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from datapipe.curate import Curation
+from datapipe.view_file import Curation
 from orchestrator.report.dataset_facts import AnnotationSample, DatasetFacts
 from orchestrator.report.histogram import Distribution, histogram
 from orchestrator.report.markup import Html, el

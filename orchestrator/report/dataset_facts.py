@@ -8,10 +8,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datapipe.annotation import annotation_names, read_values, require_annotation
-from datapipe.curate import Curation, read_curation, view_names
+from datapipe.annotation import Annotation, annotation_names, find_annotation, read_values
 from datapipe.dataset import Dataset, Manifest
 from datapipe.status import SampleStatus
+from datapipe.view_file import Curation, read_curation, view_names
 from infra.errors import CorruptData
 from orchestrator.report.pictures import GRID_SIDE, thumbnail_uri
 
@@ -66,12 +66,13 @@ def gather_dataset(dataset: Dataset) -> DatasetFacts:
     """Reads a bounded part of the dataset, the same part each time."""
     filled = [shard for shard, samples in enumerate(dataset.manifest.shard_samples) if samples]
     shards = [filled[index] for index in spread(len(filled), MAX_SHARDS)]
+    annotations = [find_annotation(dataset.storage, name) for name in annotation_names(dataset.storage)]
     views = (read_curation(dataset.storage, name) for name in view_names(dataset.storage))
     return DatasetFacts(
         dataset.manifest,
         _pictures(dataset, shards),
         _sizes(dataset, shards),
-        tuple(_annotation(dataset, name, shards) for name in annotation_names(dataset.storage)),
+        tuple(_annotation(dataset, annotation, shards) for annotation in annotations if annotation is not None),
         tuple(view for view in views if view is not None),
     )
 
@@ -122,12 +123,11 @@ def _good_sizes(dataset: Dataset, shard: int) -> pa.Table:
     return good.slice(0, MAX_ROWS_PER_SHARD).drop_columns(["status"])
 
 
-def _annotation(dataset: Dataset, name: str, shards: list[int]) -> AnnotationSample:
-    annotation = require_annotation(dataset.storage, name)
+def _annotation(dataset: Dataset, annotation: Annotation, shards: list[int]) -> AnnotationSample:
     numbers = [np.empty(0)]
     with contextlib.suppress(CorruptData):  # which `verify` tells; the page shows what it can
         for shard in shards:
             values = read_values(dataset, annotation, shard).slice(0, MAX_ROWS_PER_SHARD).drop_null()
             if pa.types.is_floating(values.type):
                 numbers.append(values.cast(pa.float64()).to_numpy())
-    return AnnotationSample(name, annotation.values, np.concatenate(numbers))
+    return AnnotationSample(annotation.name, annotation.values, np.concatenate(numbers))

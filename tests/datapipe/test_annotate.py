@@ -46,6 +46,10 @@ class Lengths:
     def columns(self) -> Sequence[str]:
         return ("caption",)
 
+    @property
+    def type(self) -> pa.DataType:
+        return pa.int64()
+
     def values(self, shard: ShardReader) -> pa.Array:
         number = int(shard.samples["key"][0].as_py()[:5])
         if number == self.fails_at:
@@ -122,7 +126,7 @@ def test_what_is_there_is_kept_and_what_is_missing_or_damaged_is_made(dataset: D
     data[30] ^= 1
     folder.write_bytes("00001.parquet", bytes(data))
     folder.delete("00002.parquet")
-    assert not is_annotated(dataset.storage, "length")
+    assert not is_annotated(dataset.storage, "length", Lengths(asked).settings)
     with pytest.raises(CorruptData, match=r"00001\.parquet is missing, or not as"):
         values(dataset, "length")
     run(dataset, Lengths(asked))

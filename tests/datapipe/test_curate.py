@@ -15,9 +15,11 @@ from pydantic import ValidationError
 from small_datasets import make_dataset, write_annotation
 
 from datapipe.annotation import annotation_file, annotation_folder
-from datapipe.curate import curate, read_curation, used_columns
+from datapipe.curate import curate, used_columns
 from datapipe.curate_config import CurateConfig
 from datapipe.dataset import Dataset
+from datapipe.verify import verify
+from datapipe.view_file import read_curation
 from infra.errors import ConfigError, CorruptData
 from infra.progress import Progress
 
@@ -112,6 +114,72 @@ def test_the_same_settings_give_the_same_bytes(dataset: Dataset):
     assert dataset.storage.read_bytes("views/some.parquet") == once
 
 
+def test_an_annotation_of_other_shards_is_not_used(tmp_path: Path):
+    dataset = Dataset.open(make_dataset(tmp_path / "one", shards=SHARDS, rows=ROWS))
+    other = Dataset.open(make_dataset(tmp_path / "two", shards=SHARDS, rows=ROWS, broken=frozenset({3})))
+    put(dataset, "score", dict.fromkeys(GOOD, 1.0), pa.float64())
+    for entry in dataset.storage.list_files("columns", recursive=True):
+        other.storage.write_bytes(entry.path, dataset.storage.read_bytes(entry.path))
+    with pytest.raises(CorruptData, match="for shard 0 are not of the shard that is there"):
+        view_of(other, where={"score": {"min": 0}})
+    assert "columns/score/00000.parquet has values of another shard than is there" in map(
+        str, verify(other.storage.url).problems
+    )
+    other.storage.write_bytes("columns/score/annotation.json", b"{")
+    with pytest.raises(ConfigError, match="no annotation 'score'"):
+        view_of(other, where={"score": {"min": 0}})
+
+
+def add_columns(dataset: Dataset, shard: int, columns: dict[str, pa.Array]) -> None:
+    """Writes the shard's table anew with more columns; its marker does not vouch for it any more."""
+    table = dataset.read_rows(shard)
+    for name, values in columns.items():
+        table = table.append_column(name, values)
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    dataset.storage.write_bytes(f"{shard:05d}.parquet", sink.getvalue())
+
+
+def test_columns_of_every_kind_are_compared(tmp_path: Path):
+    dataset = Dataset.open(make_dataset(tmp_path / "shapes", shards=SHARDS, rows=ROWS))
+    numbers = pa.array([(1 << 60) + row for row in range(ROWS)], pa.int64())
+    add_columns(
+        dataset,
+        0,
+        {
+            "row": numbers,
+            "split": pa.array(["train", "test"] * (ROWS // 2)),
+            "tags": pa.array([["a"], ["a", "b"]] * (ROWS // 2)),
+            "price": pa.array([row / 4 for row in range(ROWS)]),
+            "extra": pa.array([1] * ROWS),
+        },
+    )
+    add_columns(dataset, 1, {"row": numbers, "split": pa.nulls(ROWS), "tags": pa.nulls(ROWS), "price": pa.nulls(ROWS)})
+    even = [(0, row) for row in range(0, ROWS, 2)]
+    assert view_of(dataset, where={"split": "train"})[0] == even
+    assert view_of(dataset, where={"row": {"min": 0}})[0] == GOOD
+    assert view_of(dataset, where={"row": (1 << 60) + 3})[0] == [(0, 3), (1, 3)]
+    assert view_of(dataset, where={"price": 0.25})[0] == [(0, 1)]
+    assert view_of(dataset, where={"extra": 1})[0] == [place for place in GOOD if place[0] == 0]
+    assert view_of(dataset, deduplicate={"column": "tags"})[0] == [(0, 0), (0, 1), *(p for p in GOOD if p[0] == 1)]
+    assert view_of(dataset, deduplicate={"column": "split", "prefer": "row"})[0][:2] == [(0, 17), (0, 18)]
+    assert view_of(dataset, top={"column": "row", "share": 1.0})[0] == GOOD
+
+
+def test_a_dataset_without_rows_has_no_view(tmp_path: Path):
+    dataset = Dataset.open(make_dataset(tmp_path / "shapes", shards=0, rows=[]))
+    with pytest.raises(ConfigError, match="none is left"):
+        view_of(dataset)
+
+
+@pytest.mark.parametrize("share", [0.07, 0.14, 0.55])
+def test_a_share_is_meant_as_it_is_written(tmp_path: Path, share: float):
+    dataset = Dataset.open(make_dataset(tmp_path / "shapes", shards=1, rows=112))
+    assert dataset.manifest.samples == 101
+    rows, _ = view_of(dataset, top={"column": "width", "share": share})
+    assert len(rows) == {0.07: 8, 0.14: 15, 0.55: 56}[share]
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -119,6 +187,7 @@ def test_the_same_settings_give_the_same_bytes(dataset: Dataset):
         ({"where": {"caption": {"min": 1}}}, r"curate\.where\.caption: got \{'min': 1.0\}"),
         ({"where": {"width": "wide"}}, r"curate\.where\.width: got 'wide'"),
         ({"where": {"width": 65}}, r"none is left \(width = 65: 0\)"),
+        ({"where": {"width": 1 << 65}}, r"curate\.where\.width: got 36893488147419103232"),
         ({"top": {"column": "caption", "share": 0.5}}, r"curate\.top\.column: got caption"),
         ({"deduplicate": {"column": "caption", "max_distance": 1}}, "Bits are counted between perceptual hashes"),
         ({"deduplicate": {"column": "url", "prefer": "caption"}}, r"curate\.deduplicate\.prefer: got caption"),
@@ -137,7 +206,7 @@ def test_a_damaged_annotation_is_not_used(dataset: Dataset):
         view_of(dataset, where={"score": {"min": 0}})
 
 
-@pytest.mark.parametrize("wrong", [{}, {"min": 3, "max": 2}])
+@pytest.mark.parametrize("wrong", [{}, {"min": 3, "max": 2}, {"min": float("nan")}])
 def test_a_range_has_an_end_and_the_smaller_first(wrong: dict[str, float]):
     with pytest.raises(ValidationError):
         CurateConfig(data="d", view="v", where={"width": wrong})

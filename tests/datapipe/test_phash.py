@@ -1,12 +1,14 @@
 """The perceptual hash stays for copies of a picture, and differs between pictures."""
 
 import io
+import resource
 
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter
 
 from datapipe.phash import perceptual_hash
+from training.pictures import decode_picture
 
 
 def scene(seed: int, size: tuple[int, int] = (320, 240)) -> Image.Image:
@@ -62,3 +64,10 @@ def test_a_picture_without_structure_has_none(colour: tuple[int, int, int]):
 @pytest.mark.parametrize("data", [b"", b"no picture", encoded(scene(0), quality=95)[:40]])
 def test_what_is_no_picture_has_none(data: bytes):
     assert perceptual_hash(data) is None
+
+
+def test_a_picture_that_would_fill_the_memory_is_not_decoded():
+    huge = encoded(Image.new("L", (30_000, 30_000)), quality=10)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert perceptual_hash(huge) is None and decode_picture(huge) is None
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KB; decoded it has 900 MB

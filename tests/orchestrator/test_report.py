@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from small_datasets import write_annotation
+from small_datasets import make_dataset, write_annotation
 
 from datapipe.curate import curate
 from datapipe.curate_config import CurateConfig
@@ -360,23 +360,24 @@ def test_a_dataset_without_captions_and_sizes_is_shown_without_them(made: Made):
     assert "Width in pixels" not in page.text
 
 
-def test_annotations_and_views_are_shown_with_the_steps_that_led_to_them(made: Made):
-    assert "curation" not in [attributes.get("id") for attributes in made.page().all("section")]
-    dataset = Dataset.open(str(made.data))
+def test_annotations_and_views_are_shown_with_the_steps_that_led_to_them(made: Made, tmp_path: Path):
+    place = make_dataset(tmp_path / "shapes")
+    assert "curation" not in [attributes.get("id") for attributes in made.page(dataset_url=place).all("section")]
+    dataset = Dataset.open(place)
     counts = dataset.manifest.shard_rows
     write_annotation(dataset, "clip_score", [[row / 100 for row in range(count)] for count in counts], pa.float32())
     write_annotation(dataset, "phash", [list(range(count)) for count in counts], pa.uint64())
     with Progress(io.StringIO()) as progress:
-        curate(CurateConfig(data=str(made.data), view="best", where={"clip_score": {"min": 0.02}}), progress)
-    page = made.page()
+        curate(CurateConfig(data=place, view="best", where={"clip_score": {"min": 0.02}}), progress)
+    page = made.page(dataset_url=place)
     assert "curation" in [attributes.get("id") for attributes in page.all("section")]
     assert "views/best.parquet" in page.text and "0.02 ≤ clip_score" in page.text
     assert f"phash of {sum(counts):,} rows" in page.text
     drawn = [attributes.get("aria-label") or "" for attributes in page.all("svg")]
     assert len([label for label in drawn if label.startswith("clip_score: median")]) == 1
     assert not [label for label in drawn if "phash" in label]
-    (made.data / "columns" / "clip_score" / "00000.parquet").write_bytes(b"damaged")
-    assert "views/best.parquet" in made.page().text
+    dataset.storage.write_bytes("columns/clip_score/00000.parquet", b"damaged")
+    assert "views/best.parquet" in made.page(dataset_url=place).text
 
 
 def test_a_large_run_stays_small_in_the_page(made: Made, tmp_path: Path):

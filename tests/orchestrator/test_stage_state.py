@@ -6,16 +6,19 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner
+from commands import diptych
 from saved_checkpoints import save_weights
 from small_datasets import make_dataset, write_annotation
 from torch import zeros
 
 from datapipe.dataset import Dataset
+from datapipe.phash import PerceptualHash
 from infra.errors import ConfigError
 from orchestrator.cli import cli
 from orchestrator.config import RunConfig, Stage, load_config
+from orchestrator.drive import drive
 from orchestrator.stage_state import Verdict, inputs_of, plan_stages
-from orchestrator.stages import configured_stages
+from orchestrator.stages import RUNNERS, StageContext, configured_stages
 from training.checkpoint import CheckpointState
 
 CONFIG = """
@@ -69,7 +72,7 @@ def verdicts(place: Path, *overrides: str) -> list[Verdict]:
 def finish(place: Path, dataset: Dataset) -> RunConfig:
     """As if all had been done, but for the training's own result."""
     config = load_config(place)
-    write_annotation(dataset, "phash", [[1] * 10] * 2, pa.uint64())
+    write_annotation(dataset, "phash", [[1] * 10] * 2, pa.uint64(), PerceptualHash().settings)
     mark_done(config, Stage.ANNOTATE)
     call("curate", place)
     state = CheckpointState(9, "diptych-tiny", "clip", 256, 100, 0, {})
@@ -84,7 +87,7 @@ def test_what_depends_on_a_change_is_stale_and_nothing_else(place: Path, dataset
     assert verdicts(place) == [DONE, DONE, DONE]
     assert verdicts(place, "curate.where={score: {min: 0.2}}") == [DONE, STALE, DONE]
     scorer = "annotate.clip_scores={s: {model: diptych-tiny, pretrained: openai}}"
-    assert verdicts(place, scorer)[0] is TO_DO  # the column is not there
+    assert verdicts(place, scorer)[0] is STALE
     write_annotation(dataset, "score", [[1.0] * 10] * 2, pa.float64())
     assert verdicts(place) == [DONE, STALE, DONE]  # the view was made from other scores
     dataset.storage.delete("views/clean.parquet")
@@ -93,20 +96,52 @@ def test_what_depends_on_a_change_is_stale_and_nothing_else(place: Path, dataset
     assert verdicts(place)[0] is TO_DO
 
 
+def test_what_another_run_made_under_the_same_name_is_not_ones_own(place: Path, dataset: Dataset):
+    finish(place, dataset)
+    write_annotation(dataset, "phash", [[2] * 10] * 2, pa.uint64(), {"kind": "another"})
+    assert verdicts(place)[0] is TO_DO
+    finish(place, dataset)
+    call("curate", place, "curate.where={color: red}", "name=others")
+    assert verdicts(place)[1] is TO_DO
+
+
 def test_a_view_is_not_changed_under_a_training(place: Path, dataset: Dataset):
     finish(place, dataset)
     before = dataset.storage.read_bytes("views/clean.parquet")
-    with pytest.raises(ConfigError, match="has checkpoints, and curate would change the view"):
+    with pytest.raises(ConfigError, match="has checkpoints of a training on views/clean"):
         call("curate", place, "curate.where={score: {min: 0.2}}")
     assert dataset.storage.read_bytes("views/clean.parquet") == before
-    call("curate", place, "curate.where={score: {min: 0.2}}", "name=others", "curate.view=more")
+    call("curate", place, "name=more", "curate.view=more", "curate.where={score: {min: 0.2}}")
     assert dataset.storage.read_bytes("views/clean.parquet") == before
     assert dataset.storage.exists("views/more.parquet")
+
+
+def test_a_stage_whose_input_the_one_before_it_changes_is_done_again(
+    place: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+):
+    config = load_config(place, ["train=null", "annotate.phash=true"])
+    done: list[Stage] = []
+
+    def annotate(_: StageContext) -> None:
+        write_annotation(dataset, "phash", [[1] * 10] * 2, pa.uint64(), PerceptualHash().settings)
+        write_annotation(dataset, "score", [[0.9] * 10] * 2, pa.float64())
+        done.append(Stage.ANNOTATE)
+
+    curate = RUNNERS[Stage.CURATE]
+    monkeypatch.setitem(RUNNERS, Stage.ANNOTATE, annotate)
+    monkeypatch.setitem(RUNNERS, Stage.CURATE, lambda context: (curate(context), done.append(Stage.CURATE)))
+    monkeypatch.setattr("orchestrator.stages.WITHOUT_CLUSTER", frozenset(Stage))
+    call("curate", place, "train=null")
+    assert done == [Stage.CURATE]
+    drive(config, [Stage.ANNOTATE, Stage.CURATE])
+    assert done == [Stage.CURATE, Stage.ANNOTATE, Stage.CURATE]
+    drive(config, [Stage.ANNOTATE, Stage.CURATE])
+    assert len(done) == 3
 
 
 def test_a_training_does_not_go_on_with_other_data(place: Path, dataset: Dataset):
     config = finish(place, dataset)
     config.folder.write_bytes("stages/train.data.json", json.dumps({"data": "of another view", "drive": 1}).encode())
     config.folder.delete("stages/train.json")
-    with pytest.raises(ConfigError, match="a training with other data"):
-        call("train", place, "train.workers=1")
+    refused = diptych("train", place, "train.workers=1", cwd=place.parent)
+    assert refused.returncode == 2 and "a training with other data" in refused.stderr

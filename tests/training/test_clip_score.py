@@ -125,6 +125,7 @@ def test_settings_tell_weights_apart_by_content_and_not_by_place(checkpoint: Sto
     [
         ({"pretrained": "./nothing.safetensors", "model": MODEL}, "annotate.clip_scores.s.pretrained"),
         ({"pretrained": "./nothing.safetensors"}, "annotate.clip_scores.s.model is missing"),
+        ({"pretrained": "bogus", "model": "ViT-B-32"}, "annotate.clip_scores.s.pretrained: got 'bogus'"),
         ({"pretrained": "openai", "model": "ViT-B-23"}, "annotate.clip_scores.s.model: got 'ViT-B-23'"),
     ],
 )
@@ -133,16 +134,22 @@ def test_what_is_wrong_is_told_under_its_own_key(settings: dict[str, str], words
         check_annotation(AnnotateConfig(data="d", clip_scores={"s": settings}), dataset_is_ready=False)
 
 
+def test_a_checkpoint_scores_with_its_own_model(checkpoint: Storage):
+    with pytest.raises(ConfigError, match=r"s\.model: got ViT-B-32; .* is a checkpoint of diptych-tiny"):
+        annotators_of(AnnotateConfig(data="d", clip_scores={"s": {"pretrained": checkpoint.url, "model": "ViT-B-32"}}))
+
+
 def test_a_name_that_the_dataset_has_is_refused(dataset: Dataset, checkpoint: Storage):
     for settings, words in [
         ({"caption": {"pretrained": checkpoint.url}}, "has a column 'caption' already"),
         ({"s": {"pretrained": checkpoint.url, "caption_col": "text"}}, r"s\.caption_col: got 'text'"),
+        ({"s": {"pretrained": checkpoint.url, "caption_col": "width"}}, r"s\.caption_col: got 'width', of int32"),
     ]:
         with pytest.raises(ConfigError, match=words):
             check_annotation(AnnotateConfig(data=dataset.storage.url, clip_scores=settings), dataset_is_ready=True)
 
 
-@pytest.mark.parametrize("name", ["phash", "key", "a b", "1st", "../up"])
+@pytest.mark.parametrize("name", ["phash", "key", "shard", "a b", "1st", "../up"])
 def test_names_of_columns_are_plain(name: str):
     with pytest.raises(ValueError, match="letters, digits"):
         AnnotateConfig(data="d", clip_scores={name: {"pretrained": "openai", "model": MODEL}})
