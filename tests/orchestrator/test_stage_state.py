@@ -91,7 +91,7 @@ def test_what_depends_on_a_change_is_stale_and_nothing_else(place: Path, dataset
     write_annotation(dataset, "score", [[1.0] * 10] * 2, pa.float64())
     assert verdicts(place) == [DONE, STALE, DONE]  # the view was made from other scores
     dataset.storage.delete("views/clean.parquet")
-    assert verdicts(place) == [DONE, TO_DO, STALE]
+    assert verdicts(place) == [DONE, STALE, STALE]
     dataset.storage.delete("columns/phash/00001.parquet")
     assert verdicts(place)[0] is TO_DO
 
