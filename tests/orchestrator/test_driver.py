@@ -101,20 +101,21 @@ def test_a_request_to_stop_is_seen_within_seconds(folder: Storage, mode: StopMod
     drive = begin_drive(folder, "train")
     ask_to_stop(folder, drive.number, mode)
     began = time.monotonic()
-    with pytest.raises(expected), watching(folder, drive, Lease(lambda: True)):
+    with pytest.raises(expected), watching(folder, drive, Lease(lambda: True), print):
         time.sleep(30)
     assert time.monotonic() - began < 10
 
 
 def test_a_request_to_an_earlier_drive_does_not_stop_a_later_one(folder: Storage):
     ask_to_stop(folder, begin_drive(folder, "train").number, StopMode.NOW)
-    with watching(folder, begin_drive(folder, "train"), Lease(lambda: True)) as watch:
+    with watching(folder, begin_drive(folder, "train"), Lease(lambda: True), print) as watch:
         time.sleep(3)
     assert watch.stop is None
 
 
 def test_a_driver_whose_lease_is_lost_is_interrupted(folder: Storage):
-    with pytest.raises(KeyboardInterrupt), watching(folder, begin_drive(folder, "a"), Lease(lambda: False)) as watch:
+    drive = begin_drive(folder, "a")
+    with pytest.raises(KeyboardInterrupt), watching(folder, drive, Lease(lambda: False), print) as watch:
         time.sleep(30)
     assert watch.is_lease_lost
 
