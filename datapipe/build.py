@@ -156,7 +156,7 @@ def _build_missing(
 
 
 def _require_lease(lease: Lease, output: str) -> None:
-    if not lease.is_held:
+    if not lease.wait_until_held():
         raise StageFailed(
             f"{output}: the lease was lost, because the storage could not be reached for too long.",
             "Another builder may have taken over; the shards that are finished are kept.",

@@ -5,6 +5,8 @@ DiptychError                 root; prints as its own two or three lines, without
 │   ├── ConfigError          a key or value in the config file or on the command line
 │   ├── InputError           a file or dataset that was named cannot be read as what it should be
 │   ├── OutputError          a place to write to cannot be written, or is too small
+│   │   └── CredentialsRefused   a storage does not take this process's credentials, or there are none
+│   │       └── FixedCredentialsRefused   those of its environment, which nobody can renew while it runs
 │   └── MachineError         a port, address or device of this machine is not as needed
 └── RunError                 the work itself failed: exit code 1
     ├── StageFailed          a stage of a run ended without its result
@@ -50,6 +52,14 @@ class InputError(UserError):
 
 class OutputError(UserError):
     """A place to write to cannot be written."""
+
+
+class CredentialsRefused(OutputError):
+    """A storage does not take the credentials that this process finds, or it finds none."""
+
+
+class FixedCredentialsRefused(CredentialsRefused):
+    """A storage does not take the credentials of this process's environment: others are for its next start."""
 
 
 class MachineError(UserError):

@@ -12,11 +12,14 @@ from dataclasses import asdict, dataclass
 from typing import IO
 
 from infra.conditions import honours_conditions
+from infra.errors import CredentialsRefused, DiptychError, FixedCredentialsRefused
 from infra.object_lease import EXPIRES_AFTER_S, ObjectLease
 from infra.storage import Storage
 
 LEASE_FILE = "lease.json"
 LOOK_EVERY_S = 0.5
+LOOK_AGAIN_S = 0.2
+PATIENCE_S = 600.0  # for a storage that is away; nothing is committed meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +38,15 @@ class Holder:
 class Lease:
     """Holding a place; ask `is_held` before doing what only its driver may do."""
 
-    def __init__(self, is_held: Callable[[], bool], is_lost: Callable[[], bool] | None = None) -> None:
+    def __init__(
+        self,
+        is_held: Callable[[], bool],
+        is_lost: Callable[[], bool] | None = None,
+        trouble: Callable[[], DiptychError | None] = lambda: None,
+    ) -> None:
         self._is_held = is_held
         self._is_lost = is_lost or (lambda: not is_held())
+        self._trouble = trouble
 
     @property
     def is_lost(self) -> bool:
@@ -48,6 +57,27 @@ class Lease:
     def is_held(self) -> bool:
         """Whether nobody can have taken the place over meanwhile."""
         return self._is_held()
+
+    @property
+    def refusal(self) -> CredentialsRefused | None:
+        """Why it is neither held nor lost, where that is for want of credentials."""
+        trouble = None if self.is_held or self.is_lost else self._trouble()
+        return trouble if isinstance(trouble, CredentialsRefused) else None
+
+    def wait_until_held(self, within_s: float = PATIENCE_S) -> bool:
+        """Waits for a storage that is away, until the lease is renewed or lost; says whether it is held.
+
+        Raises CredentialsRefused when it could not be renewed for want of credentials.
+        """
+        deadline = time.monotonic() + within_s
+        while not self.is_held and not self.is_lost and time.monotonic() < deadline:
+            if isinstance(self.refusal, FixedCredentialsRefused):
+                break  # which no waiting can help
+            time.sleep(LOOK_AGAIN_S)
+        refusal = self.refusal
+        if refusal is not None:
+            raise refusal
+        return self.is_held
 
 
 @contextlib.contextmanager
@@ -66,7 +96,7 @@ def hold(place: Storage, say: Callable[[str], None]) -> Iterator[Lease]:
         lease = ObjectLease(place.s3, LEASE_FILE, _to_json(me))
         lease.acquire(lambda data: _say_waiting(place, data, say))
         try:
-            yield Lease(lambda: lease.is_held, lambda: lease.is_lost)
+            yield Lease(lambda: lease.is_held, lambda: lease.is_lost, lambda: lease.trouble)
         finally:
             lease.release()
     else:

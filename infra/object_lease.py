@@ -1,5 +1,6 @@
 """A lease that is an object of S3: kept by renewing it with conditional writes, taken over when it stands still."""
 
+import contextlib
 import json
 import threading
 import time
@@ -32,6 +33,7 @@ class ObjectLease:
         self._version = ""
         self._renewed_at = 0.0
         self._is_lost = False
+        self._trouble: DiptychError | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
 
@@ -44,6 +46,11 @@ class ObjectLease:
     def is_held(self) -> bool:
         """Whether nobody can have taken the lease over."""
         return not self._is_lost and time.monotonic() - self._renewed_at < self._expires_after_s
+
+    @property
+    def trouble(self) -> DiptychError | None:
+        """Why the last renewal failed; None when it did not."""
+        return self._trouble
 
     def acquire(self, on_wait: Callable[[bytes], None]) -> None:
         """Takes the lease, waiting for its holder to end or to have stood still for `expires_after_s`.
@@ -65,11 +72,12 @@ class ObjectLease:
         self._thread.start()
 
     def release(self) -> None:
-        """Gives the lease back, if it is still held."""
+        """Gives the lease back, if it is still held. One that a storage in trouble keeps expires by itself."""
         self._ended.set()
         self._thread.join()
         if self.is_held:
-            self._objects.delete([self._path])
+            with contextlib.suppress(DiptychError):
+                self._objects.delete([self._path])
 
     def _take(self, expired: str | None) -> bool:
         """Creates the lease, or replaces the one of an expired version."""
@@ -85,9 +93,12 @@ class ObjectLease:
                 if not self._renew():
                     self._is_lost = True
                     return
-            except (DiptychError, FileNotFoundError):
+                self._trouble = None
+            except DiptychError as error:
                 # The storage is away: `is_held` says for how long the lease is still safe.
-                continue
+                self._trouble = error
+            except FileNotFoundError:
+                continue  # it went between two looks: the next renewal tells whose it is
 
     def _renew(self) -> bool:
         """Says whether the lease is still this holder's. Raises StorageFailed."""

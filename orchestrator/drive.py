@@ -9,15 +9,16 @@ from functools import partial
 from pathlib import Path
 
 from infra.cluster import connect
-from infra.errors import DiptychError, InputError
+from infra.errors import CredentialsRefused, DiptychError, InputError
 from infra.lease import hold
 from infra.patience import persist
 from infra.progress import Progress
 from infra.progress_display import ProgressForm
+from infra.remote_errors import unwrapped
 from infra.storage import Storage, storage_of
 from infra.terminal import quiet
 from orchestrator.config import RunConfig, Stage
-from orchestrator.driver import Driver, LeaseLost, Watch, watching
+from orchestrator.driver import CredentialsEnded, Driver, LeaseLost, Watch, watching
 from orchestrator.keeper import LOGS_FOLDER, Keeper, keeping, logs_folder
 from orchestrator.records import begin_drive, end_drive
 from orchestrator.run import check_run, open_run
@@ -87,21 +88,38 @@ def driving(folder: Storage, command: str, progress_form: ProgressForm = Progres
         ):
             driver = Driver(folder, drive, lease, progress, logs)
             driver.tell("began to drive", command)
-            with _ending(driver, keeper), watching(folder, drive, lease) as watch, _reasons(driver, watch):
+            with (
+                _ending(driver, keeper),
+                watching(folder, drive, lease, progress.note) as watch,
+                _reasons(driver, watch),
+            ):
                 yield driver
 
 
 @contextlib.contextmanager
 def _reasons(driver: Driver, watch: Watch) -> Iterator[None]:
-    """Gives an interruption its reason, which the watching thread knows."""
+    """Gives an interruption its reason, which the watching thread knows, and refused credentials their remedy."""
     try:
         yield
+    except CredentialsRefused as error:
+        raise _credentials_ended(driver, unwrapped(error) or error) from error
     except (KeyboardInterrupt, SystemExit) as error:
         if watch.is_lease_lost:
             driver.require_lease()
+        if watch.refusal is not None:
+            raise _credentials_ended(driver, watch.refusal) from watch.refusal
         if watch.stop is not None:
             error.add_note(f"{watch.stop.who} asked it to stop")
         raise
+
+
+def _credentials_ended(driver: Driver, refusal: DiptychError) -> CredentialsEnded:
+    """What was the user's error at the start of a command is a failure of the run that is under way."""
+    return CredentialsEnded(
+        f"{refusal.found} The run ended.",
+        f"{refusal.allowed} What was committed is kept.",
+        f"{refusal.fix}\nThen `diptych resume {driver.folder.url}` goes on.",
+    )
 
 
 @contextlib.contextmanager
@@ -118,20 +136,23 @@ def _ending(driver: Driver, keeper: Keeper) -> Iterator[None]:
         raise  # what it wrote might be taken for the word of the one who drives now
     except BaseException as error:
         traceback.print_exc(file=sys.stderr)
-        _record_ending(driver, keeper, RunState.FAILED, str(error))
+        patience_s = 0.0 if isinstance(error, CredentialsEnded) else ENDING_PATIENCE_S
+        _record_ending(driver, keeper, RunState.FAILED, str(error), patience_s)
         if getattr(error, "exit_code", 1) != 2 or not isinstance(error, DiptychError):
             error.add_note(f"Logs: {driver.folder.at(LOGS_FOLDER).url}")
         raise
     _record_ending(driver, keeper, RunState.DONE, f"{driver.drive.command}: all of it is done")
 
 
-def _record_ending(driver: Driver, keeper: Keeper, state: RunState, reason: str) -> None:
+def _record_ending(
+    driver: Driver, keeper: Keeper, state: RunState, reason: str, patience_s: float = ENDING_PATIENCE_S
+) -> None:
     for line in f"{state}: {reason}".splitlines():
         keeper.lines.write(f"{line}\n")
     # The last lines first: who follows them ends at the ending.
     keeper.finish()
     with contextlib.suppress(DiptychError, OSError):
-        driver.require_lease(ENDING_PATIENCE_S)
-        until = time.monotonic() + ENDING_PATIENCE_S
+        driver.require_lease(patience_s)
+        until = time.monotonic() + patience_s
         persist(lambda: end_drive(driver.folder, driver.drive, state, reason), until=until)
     driver.tell(state, reason)

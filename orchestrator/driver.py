@@ -5,20 +5,19 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from infra.errors import DiptychError, StageFailed
-from infra.lease import Lease
+from infra.errors import DiptychError, FixedCredentialsRefused, StageFailed
+from infra.lease import PATIENCE_S, Lease
 from infra.progress import Progress
 from infra.storage import Storage
 from orchestrator.records import Event, encode, record_event, stop_request_of
 from orchestrator.run_state import Drive, StopMode, StopRequest
 
-LEASE_PATIENCE_S = 600.0  # for a storage that is away; nothing is committed meanwhile
 LOOK_EVERY_S = 2.0  # so soon a request to stop is seen
 TERMINATED = 128 + signal.SIGTERM
 INTERRUPT = signal.SIGUSR1  # what the watching thread sends to the main one; Ctrl-C may be ignored in the background
@@ -26,6 +25,10 @@ INTERRUPT = signal.SIGUSR1  # what the watching thread sends to the main one; Ct
 
 class LeaseLost(StageFailed):
     """Another process may drive the run by now; this one may commit nothing more."""
+
+
+class CredentialsEnded(StageFailed):
+    """The run's storage does not take its driver's credentials any more; what is left is for another start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +41,13 @@ class Driver:
     progress: Progress
     logs: Path
 
-    def require_lease(self, within_s: float = LEASE_PATIENCE_S) -> None:
+    def require_lease(self, within_s: float = PATIENCE_S) -> None:
         """Raises LeaseLost when another process has, or may have, taken the run over.
 
         While the storage is away that is not known: then this waits for it, until the lease is renewed or lost.
+        Raises CredentialsRefused when that is for want of credentials.
         """
-        deadline = time.monotonic() + within_s
-        while not self.lease.is_held and not self.lease.is_lost and time.monotonic() < deadline:
-            time.sleep(0.2)
-        if not self.lease.is_held:
+        if not self.lease.wait_until_held(within_s):
             raise LeaseLost(
                 f"{self.folder.url}: the lease was lost, because the storage could not be reached for too long.",
                 "Another driver may have taken over; this one committed nothing more. What was committed is kept.",
@@ -92,27 +93,39 @@ class Driver:
 
 @dataclass(slots=True)
 class Watch:
-    """What the watching thread found, if anything: a request to stop, or that the lease is lost."""
+    """What the watching thread found, if anything: a request to stop, or that the lease is lost, or can't be kept."""
 
     stop: StopRequest | None = None
     is_lease_lost: bool = False
+    refusal: FixedCredentialsRefused | None = None
+
+    @property
+    def must_end_now(self) -> bool:
+        """Whether nothing can be committed any more."""
+        return self.is_lease_lost or self.refusal is not None
 
 
 @contextlib.contextmanager
-def watching(folder: Storage, drive: Drive, lease: Lease) -> Iterator[Watch]:
+def watching(folder: Storage, drive: Drive, lease: Lease, say: Callable[[str], None]) -> Iterator[Watch]:
     """Looks for requests to stop and at the lease, in a thread of its own, for the length of the block.
 
     In the main thread the block is then left by SystemExit, after which a training still takes its checkpoint, or by
-    KeyboardInterrupt: at a request to stop now, and when the lease is lost.
+    KeyboardInterrupt: at a request to stop now, when the lease is lost, and when it has run out for want of credentials
+    that nobody can renew. `say` hears of credentials that somebody has to renew.
     """
     watch, is_over = Watch(), threading.Event()
 
     def look() -> None:
+        is_told = False
         while not is_over.wait(LOOK_EVERY_S):
-            if lease.is_lost:
-                watch.is_lease_lost = True
+            watch.is_lease_lost, refusal = lease.is_lost, lease.refusal
+            watch.refusal = refusal if isinstance(refusal, FixedCredentialsRefused) else None
+            if watch.must_end_now:
                 _wake_main()
                 return
+            if refusal is not None and not is_told:
+                say(f"waiting for new credentials: {refusal}")
+            is_told = refusal is not None
             with contextlib.suppress(DiptychError, OSError, ValueError):  # a storage in trouble is asked again
                 found = stop_request_of(folder, drive.number)
                 # A second request may be for now, where the first was for a checkpoint.
@@ -121,7 +134,7 @@ def watching(folder: Storage, drive: Drive, lease: Lease) -> Iterator[Watch]:
                     _wake_main()
 
     def interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-        if watch.stop is not None and watch.stop.mode is StopMode.CHECKPOINT and not watch.is_lease_lost:
+        if watch.stop is not None and watch.stop.mode is StopMode.CHECKPOINT and not watch.must_end_now:
             raise SystemExit(TERMINATED)
         raise KeyboardInterrupt
 

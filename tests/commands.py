@@ -27,11 +27,17 @@ def diptych(
     )
 
 
-def start_diptych(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
+def start_diptych(*arguments: object, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
     """Starts the command; its output goes to a file in `cwd`."""
     with (cwd / "output.txt").open("a") as output:
         return subprocess.Popen(
-            [DIPTYCH, *map(str, arguments)], cwd=cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=output, text=True
+            [DIPTYCH, *map(str, arguments)],
+            cwd=cwd,
+            env=os.environ | dict(env or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            text=True,
         )
 
 

@@ -140,7 +140,7 @@ class Heartbeat:
     def note(self, text: str) -> None:
         """A sentence for the user."""
         with self._lock:
-            self._notes.append(printable(text))
+            self._notes.append(printable(" ".join(text.splitlines())))
 
     def _run(self) -> None:
         while not self._over.wait(BEAT_EVERY_S):

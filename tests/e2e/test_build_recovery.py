@@ -4,8 +4,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,12 +18,15 @@ from dataset_files import contents
 from dying_decoder import MARK
 from fault_proxy import FaultProxy
 from object_store import ObjectStore
+from store_keys import give_key, key_environment, take_key
 
-from infra.storage import storage_of
+from datapipe.marker import STATS_SUFFIX
+from infra.storage import Storage, storage_of
 
 pytestmark = pytest.mark.slow
 
 ROWS, ROWS_PER_SHARD = 60, 10
+OUTAGE_S = 60
 
 
 @pytest.fixture
@@ -153,6 +157,54 @@ def test_a_storage_that_stays_away_stops_the_build_with_one_message_and_it_goes_
         done = diptych("build", config, cwd=tmp_path, env=environment)
         assert done.returncode == 0, done.stderr
     assert diptych("verify", store.url("away/dataset"), cwd=tmp_path).returncode == 0
+
+
+def test_a_minute_without_the_storage_costs_a_build_nothing(
+    tmp_path: Path, urls: Path, web: CountingWeb, store: ObjectStore
+):
+    """Longer than its lease lasts, and than botocore would try."""
+    web.delay_s, output = 1.0, storage_of(store.url("outage/dataset"))
+    with FaultProxy(store.endpoint) as proxy:
+        outage = at_the_first_shard(output, lambda: proxy.refuse(OUTAGE_S))
+        config = write_config(tmp_path, urls, output.url, connections=2)
+        began = time.monotonic()
+        done = diptych("build", config, cwd=tmp_path, env=store.environment(endpoint=proxy.endpoint))
+        outage.join()
+        assert done.returncode == 0, done.stderr
+        assert time.monotonic() - began > OUTAGE_S
+    assert diptych("verify", output.url, cwd=tmp_path).returncode == 0
+    assert max(web.asked.values()) == 1 and store.uploads() == []
+
+
+def test_a_key_that_ends_in_the_middle_ends_the_build_with_one_message_and_it_goes_on(
+    tmp_path: Path, urls: Path, web: CountingWeb, store: ObjectStore
+):
+    web.delay_s, output, key = 1.0, storage_of(store.url("key/dataset")), give_key(store)
+    end = at_the_first_shard(output, lambda: take_key(store, key))
+    config = write_config(tmp_path, urls, output.url, connections=2)
+    done = diptych("build", config, cwd=tmp_path, env=key_environment(store.endpoint, key))
+    end.join()
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.count("refuses the credentials") == 1 and "Traceback" not in done.stderr
+    assert "`diptych resume" in done.stderr and key.secret_key not in done.stderr
+    done = diptych("build", config, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert diptych("verify", output.url, cwd=tmp_path).returncode == 0
+
+
+def at_the_first_shard(output: Storage, do: Callable[[], None]) -> threading.Thread:
+    """Does it, in a thread that has begun, once a shard is committed."""
+
+    def look() -> None:
+        deadline = time.monotonic() + 300
+        while not [entry for entry in output.list_files() if entry.path.endswith(STATS_SUFFIX)]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        do()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    return thread
 
 
 def test_a_list_and_a_dataset_on_s3_work_as_on_disk(tmp_path: Path, urls: Path, web: CountingWeb, store: ObjectStore):

@@ -17,10 +17,11 @@ from fault_proxy import Fault, FaultProxy
 from object_store import ObjectStore
 from pipelines import STEPS, losses_of, scores_of, weights_of, write_pipeline
 from store_client import UseStore
+from store_keys import file_environment, give_key, key_environment, take_key, write_credentials
 
 from infra.object_lease import EXPIRES_AFTER_S
 from infra.storage import Storage, storage_of
-from orchestrator.records import read_standing
+from orchestrator.records import drive_numbers, read_standing
 from orchestrator.run_state import RunState
 from training.board import STOP_NOTE
 from training.checkpoint import newest_checkpoint, step_of
@@ -29,6 +30,7 @@ from training.export import CARD_FILE, WEIGHTS_FILE
 pytestmark = pytest.mark.slow
 
 WAIT_S = 600  # about a minute on a quiet machine
+OUTAGE_S = 60
 
 
 @pytest.fixture(scope="module")
@@ -79,21 +81,62 @@ def wait_for_checkpoint(run: Storage) -> None:
 def test_a_storage_in_trouble_changes_nothing(
     tmp_path: Path, web: CountingWeb, store: ObjectStore, undisturbed: Storage
 ):
-    """5 % of the requests are refused, some are reset or lose their answers, all are slow, and once nothing answers."""
+    """5 % of the requests are throttled, some are reset or lose their answers, all are slow, and for a minute of the
+    training, longer than the lease lasts, none is answered."""
+    run = storage_of(store.url("trouble/runs/birds"))
     with FaultProxy(store.endpoint) as proxy:
         proxy.delay_s = 0.01
         proxy.trouble({Fault.SLOW_DOWN: 0.05, Fault.RESET: 0.01, Fault.LOSE_REPLY: 0.01, Fault.CUT_BODY: 0.01})
-        outage = threading.Timer(25, lambda: proxy.refuse(10))
+        outages: list[float] = []
+
+        def refuse_for_a_minute() -> None:
+            wait_for_checkpoint(run)
+            proxy.refuse(OUTAGE_S)
+            outages.append(time.monotonic())
+
+        outage = threading.Thread(target=refuse_for_a_minute)
         outage.start()
         config = write_pipeline(tmp_path, web, store.url("trouble"), "birds")
         done = diptych("run", config, cwd=tmp_path, env=store.environment(endpoint=proxy.endpoint), timeout_s=WAIT_S)
         outage.join()
         assert done.returncode == 0, done.stderr
         assert {fault for fault, _, _ in proxy.met} >= {Fault.SLOW_DOWN, Fault.RESET}
-    run = storage_of(store.url("trouble/runs/birds"))
+        assert time.monotonic() - outages[0] > OUTAGE_S
     assert_same_result(run, undisturbed)
     assert read_standing(run).state is RunState.DONE
+    assert drive_numbers(run) == [1] and [attempt["first_step"] for attempt in attempts_of(run)] == [0]
     assert diptych("verify", run.url, cwd=tmp_path).returncode == 0
+
+
+def test_credentials_that_end_in_the_middle_are_renewed_or_asked_for(
+    tmp_path: Path, web: CountingWeb, store: ObjectStore, undisturbed: Storage
+):
+    """First a key of the environment ends, and the run with it; then one that another program renews in its file."""
+    run = storage_of(store.url("credentials/runs/birds"))
+    keys, file = [give_key(store) for _ in range(3)], tmp_path / "credentials"
+    config = write_pipeline(tmp_path, web, store.url("credentials"), "birds")
+    driver = start_diptych("run", config, cwd=tmp_path, env=key_environment(store.endpoint, keys[0]))
+    wait_for_checkpoint(run)
+    take_key(store, keys[0])
+    assert driver.wait(WAIT_S) == 1
+    told = (tmp_path / "output.txt").read_text()
+    assert "the storage refuses the credentials" in told and f"`diptych resume {run.url}` goes on" in told
+    saved = newest_checkpoint(run)
+    assert saved is not None
+
+    write_credentials(file, keys[1])
+    driver = start_diptych("resume", run.url, cwd=tmp_path, env=file_environment(store.endpoint, file))
+    wait_until(lambda: newest_checkpoint(run) != saved)
+    write_credentials(file, keys[2])
+    take_key(store, keys[1])
+    assert driver.wait(WAIT_S) == 0, (tmp_path / "output.txt").read_text()
+    assert_same_result(run, undisturbed)
+    assert drive_numbers(run) == [1, 2]
+    assert [attempt["first_step"] for attempt in attempts_of(run)] == [0, step_of(saved)]
+    assert diptych("verify", run.url, cwd=tmp_path).returncode == 0
+    written = [run.read_bytes(entry.path) for entry in run.list_files(recursive=True)]
+    written.append((tmp_path / "output.txt").read_bytes())
+    assert not [key for key in keys if any(key.secret_key.encode() in data for data in written)]
 
 
 def test_a_driver_killed_with_9_is_lost_and_resume_goes_on_from_the_bucket_alone(

@@ -3,9 +3,13 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-from infra.lease import hold, holder_of
+import pytest
+
+from infra.errors import CredentialsRefused, FixedCredentialsRefused, StorageFailed
+from infra.lease import Lease, hold, holder_of
 from infra.storage import storage_of
 
 HOLDER = """
@@ -39,3 +43,23 @@ def test_a_second_driver_says_who_drives_and_takes_over_once_that_one_is_dead(tm
 
 def test_a_folder_that_nobody_drove_has_no_holder(tmp_path: Path):
     assert holder_of(storage_of(tmp_path)) is None
+
+
+def test_a_lease_that_ran_out_is_waited_for_until_it_is_renewed_or_lost():
+    looks = iter([False] * 5 + [True] * 5)
+    assert Lease(lambda: next(looks), lambda: False).wait_until_held(60)
+    assert not Lease(lambda: False, lambda: True).wait_until_held(60)
+    assert not Lease(lambda: False, lambda: False, lambda: StorageFailed("away")).wait_until_held(0.5)
+
+
+def test_only_for_credentials_that_can_be_renewed_a_lease_is_waited_for():
+    refused, fixed = CredentialsRefused("refused"), FixedCredentialsRefused("refused")
+    began = time.monotonic()
+    with pytest.raises(CredentialsRefused):
+        Lease(lambda: False, lambda: False, lambda: refused).wait_until_held(1.0)
+    assert time.monotonic() - began >= 1.0
+    with pytest.raises(FixedCredentialsRefused):
+        Lease(lambda: False, lambda: False, lambda: fixed).wait_until_held(600.0)
+    assert Lease(lambda: True, lambda: False, lambda: fixed).wait_until_held(600.0)
+    assert not Lease(lambda: False, lambda: True, lambda: fixed).wait_until_held(600.0)  # lost is lost
+    assert time.monotonic() - began < 60

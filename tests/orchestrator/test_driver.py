@@ -9,10 +9,11 @@ from uuid import uuid4
 import pytest
 from object_store import ObjectStore
 
+from infra.errors import CredentialsRefused, FixedCredentialsRefused
 from infra.lease import Lease, hold
 from infra.progress import Progress
 from infra.storage import Storage, storage_of
-from orchestrator.driver import Driver, LeaseLost, watching
+from orchestrator.driver import LOOK_EVERY_S, Driver, LeaseLost, watching
 from orchestrator.records import (
     Event,
     ask_to_stop,
@@ -101,22 +102,35 @@ def test_a_request_to_stop_is_seen_within_seconds(folder: Storage, mode: StopMod
     drive = begin_drive(folder, "train")
     ask_to_stop(folder, drive.number, mode)
     began = time.monotonic()
-    with pytest.raises(expected), watching(folder, drive, Lease(lambda: True)):
+    with pytest.raises(expected), watching(folder, drive, Lease(lambda: True), print):
         time.sleep(30)
     assert time.monotonic() - began < 10
 
 
 def test_a_request_to_an_earlier_drive_does_not_stop_a_later_one(folder: Storage):
     ask_to_stop(folder, begin_drive(folder, "train").number, StopMode.NOW)
-    with watching(folder, begin_drive(folder, "train"), Lease(lambda: True)) as watch:
+    with watching(folder, begin_drive(folder, "train"), Lease(lambda: True), print) as watch:
         time.sleep(3)
     assert watch.stop is None
 
 
 def test_a_driver_whose_lease_is_lost_is_interrupted(folder: Storage):
-    with pytest.raises(KeyboardInterrupt), watching(folder, begin_drive(folder, "a"), Lease(lambda: False)) as watch:
+    drive = begin_drive(folder, "a")
+    with pytest.raises(KeyboardInterrupt), watching(folder, drive, Lease(lambda: False), print) as watch:
         time.sleep(30)
     assert watch.is_lease_lost
+
+
+def test_a_driver_whose_lease_ran_out_for_want_of_credentials_is_interrupted_or_asks_for_them(folder: Storage):
+    drive, said = begin_drive(folder, "a"), list[str]()
+    fixed = Lease(lambda: False, lambda: False, lambda: FixedCredentialsRefused("refused"))
+    with pytest.raises(KeyboardInterrupt), watching(folder, drive, fixed, said.append) as watch:
+        time.sleep(30)
+    assert watch.refusal is not None and not watch.is_lease_lost and said == []
+    renewable = Lease(lambda: False, lambda: False, lambda: CredentialsRefused("refused"))
+    with watching(folder, drive, renewable, said.append):
+        time.sleep(3 * LOOK_EVERY_S)
+    assert said == ["waiting for new credentials: refused"]
 
 
 def test_events_are_read_in_their_order(folder: Storage):

@@ -1,0 +1,33 @@
+"""How a drive ends whose storage refuses its credentials in the middle."""
+
+from pathlib import Path
+
+import pytest
+
+from infra.errors import CredentialsRefused, FixedCredentialsRefused
+from infra.storage import storage_of
+from orchestrator.drive import driving
+from orchestrator.driver import CredentialsEnded
+from orchestrator.records import ending_of
+from orchestrator.run_state import RunState
+
+
+@pytest.mark.parametrize("kind", [CredentialsRefused, FixedCredentialsRefused])
+def test_refused_credentials_end_a_run_that_is_under_way_with_what_to_do(
+    tmp_path: Path, kind: type[CredentialsRefused]
+):
+    folder = storage_of(tmp_path / "run")
+    refusal = kind(
+        "s3://b/x: the storage refuses the credentials (ExpiredToken).", "They may have expired.", "Set new."
+    )
+    assert refusal.exit_code == 2  # as long as nothing was started, they are the user's mistake
+    with pytest.raises(CredentialsEnded) as caught, driving(folder, "train"):
+        raise refusal
+    assert caught.value.exit_code == 1
+    assert str(caught.value) == (
+        "s3://b/x: the storage refuses the credentials (ExpiredToken). The run ended.\n"
+        "They may have expired. What was committed is kept.\n"
+        f"Set new.\nThen `diptych resume {folder.url}` goes on."
+    )
+    ending = ending_of(folder, 1)
+    assert ending is not None and ending.state is RunState.FAILED and "ExpiredToken" in ending.reason
