@@ -1,11 +1,12 @@
 """Names what stopped a group of workers: whose fault it was, on which rank, and in which words."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from infra.errors import DiptychError, StorageFailed
+from infra.place import Place
 from infra.remote_errors import unwrapped
 from infra.terminal import printable
 from training.preemption import Preempted
@@ -17,6 +18,10 @@ COLLATERAL = re.compile(
     r"closed by peer|reset by peer|broken pipe|econnreset|socket timeout|timed out waiting|remote process exited|"
     r"connection (?:was )?(?:closed|refused|reset)",
     re.IGNORECASE,
+)
+# What Ray says of a dead actor before it says why.
+RAYS_PREAMBLE = re.compile(
+    r"The actor died unexpectedly before finishing this task\.|(?:class_name|actor_id|pid|name|namespace|ip): "
 )
 # Errors of Ray about a process or a machine that is not there any more, or does not answer.
 INFRASTRUCTURE = (
@@ -50,18 +55,34 @@ class Failure:
     rank: int | None
     error: str
     lines: tuple[str, ...] = ()
+    where: str = ""
 
     def __str__(self) -> str:
         who = "the workers' controller" if self.rank is None else f"rank {self.rank}"
-        return f"{who}, at step {self.step:,}: {self.error}"
+        return f"{who}{self.where}, at step {self.step:,}: {self.error}"
 
 
-def failure_of(error: BaseException, step: int) -> Failure:
-    """The first cause of an error of Ray Train; `step` is the first that was not reached.
+def failure_of(
+    error: BaseException, step: int, places: Sequence[Place] = (), dead_nodes: Set[str] = frozenset()
+) -> Failure:
+    """The first cause of an error of Ray Train, with the node of its rank; `step` is the first that was not reached.
+
+    `places` are those of the ranks, by rank; `dead_nodes` are the nodes that the cluster has lost.
 
     A worker that is gone counts before errors of the others, which lost it; of errors, one that is not the loss of a
     partner.
     """
+    failure = _first_cause(error, step)
+    if failure.rank is None or failure.rank >= len(places):
+        return failure
+    place = places[failure.rank]
+    is_node = place.node in dead_nodes and failure.kind is FailureKind.INFRASTRUCTURE
+    return replace(
+        failure, where=f" on {place}", error=f"its node died ({failure.error})" if is_node else failure.error
+    )
+
+
+def _first_cause(error: BaseException, step: int) -> Failure:
     found: Mapping[int, BaseException] = getattr(error, "worker_failures", None) or {}
     for rank, each in sorted(found.items()):
         if _is_infrastructure(each):
@@ -76,8 +97,14 @@ def failure_of(error: BaseException, step: int) -> Failure:
 
 def _failure(kind: FailureKind, step: int, rank: int | None, error: BaseException) -> Failure:
     inner = _inner(error)
-    text = inner.found if isinstance(inner, DiptychError) else f"{type(inner).__name__}: {inner}"
-    first = next((line.strip() for line in text.splitlines() if line.strip()), type(inner).__name__)
+    told = [
+        line.strip()
+        for line in (inner.found if isinstance(inner, DiptychError) else str(inner)).splitlines()
+        if line.strip()
+    ]
+    first = next((line for line in told if not RAYS_PREAMBLE.match(line)), told[0] if told else "")
+    if not isinstance(inner, DiptychError) or not first:
+        first = f"{type(inner).__name__}: {first}"
     lines = [printable(line)[:MAX_LINE] for line in str(error).splitlines() if line.strip()]
     return Failure(kind, step, rank, printable(first)[:MAX_LINE], tuple(lines[-MAX_LINES:]))
 

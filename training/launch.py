@@ -13,6 +13,7 @@ from datapipe.dataset import Dataset
 from infra.append_log import read_log
 from infra.cluster import Cluster
 from infra.errors import ConfigError, StageFailed, UserError
+from infra.place import dead_nodes
 from infra.progress import Progress
 from infra.remote_errors import unwrapped
 from infra.repeat import Repeating
@@ -183,7 +184,8 @@ class _Retries:
         inner = unwrapped(error)
         if isinstance(inner, UserError):
             raise inner from error
-        failure = failure_of(error, _steps_recorded(self._run) + 1)
+        self._watch.look()  # the group may have died right after it was there
+        failure = failure_of(error, _steps_recorded(self._run) + 1, self._watch.places, dead_nodes())
         decision = decide(self._rule, self._state, failure, _steps_done(self._run, self._steps))
         if not decision.is_retry:
             raise StageFailed(
@@ -206,7 +208,7 @@ def _fit(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     from training.picture_constants import settle_pictures
-    from training.ray_callbacks import CatchSigterm, SaveBeforeResize
+    from training.ray_callbacks import CatchSigterm, SaveBeforeResize, TellPlaces
     from training.worker import run_worker, settings_for
 
     share = max(1, cluster.cpus // (cluster.gpus if use_gpu else config.max_workers))
@@ -235,7 +237,7 @@ def _fit(
             storage_path=str(cluster.scratch),
             failure_config=FailureConfig(max_failures=0),  # each failure comes back here: see _Retries
             worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
-            callbacks=[CatchSigterm(), SaveBeforeResize()],
+            callbacks=[CatchSigterm(), SaveBeforeResize(), TellPlaces(board)],
         ),
     )
     try:
