@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from infra.cluster import Cluster, connect
@@ -11,7 +12,7 @@ from infra.progress import Progress
 from infra.storage import Storage
 from orchestrator.config import RunConfig, Stage
 from orchestrator.driver import Driver
-from orchestrator.records import RETRY_EVENT, START_NAME, WENT_ON_EVENT, drive_path
+from orchestrator.records import AGAIN_EVENT, RETRY_EVENT, START_NAME, WENT_ON_EVENT, drive_path
 from orchestrator.run import EVALUATION_FOLDER, EXPORT_FOLDER, REPORT_FILE, mark_stage_done
 from orchestrator.stage_state import inputs_of, is_done
 from training.config import WhichCheckpoint
@@ -102,11 +103,19 @@ def write_run_report(config: RunConfig, driver: Driver, *, title: str | None = N
         driver.folder.put_file(page, REPORT_FILE)
 
 
+def refresh_run_report(
+    config: RunConfig, driver: Driver, *, title: str | None = None, credit: str | None = None
+) -> None:
+    """The same on the way: left out while another driver may have the run."""
+    if driver.lease.is_held:
+        write_run_report(config, driver, title=title, credit=credit)
+
+
 def _build(context: StageContext) -> None:
     from datapipe.build import build
 
     assert context.config.build is not None
-    build(context.config.build, context.progress)
+    build(context.config.build, context.progress, tell=partial(context.driver.tell, AGAIN_EVENT))
 
 
 def _train(context: StageContext) -> None:

@@ -1,5 +1,6 @@
 """Turns the facts into the page."""
 
+from orchestrator.report.course_section import course_section
 from orchestrator.report.dataset_section import pictures_section, sizes_section, yield_section
 from orchestrator.report.document import document, header, tile
 from orchestrator.report.evaluation_facts import EvaluationFacts
@@ -17,6 +18,7 @@ ANCHORS = {
     "training": "Training",
     "scores": "Scores",
     "retrieval": "What it finds",
+    "course": "The run",
     "again": "Do it again",
 }
 
@@ -28,7 +30,8 @@ def page_html(facts: ReportFacts) -> str:
 
 def _header(facts: ReportFacts) -> Html:
     tiles = [*_dataset_tiles(facts), _training_tile(facts.training), _score_tile(facts.evaluation)]
-    return header(facts.title, tiles, ANCHORS)
+    anchors = {anchor: name for anchor, name in ANCHORS.items() if anchor != "course" or facts.course is not None}
+    return header(facts.title, tiles, anchors)
 
 
 def _dataset_tiles(facts: ReportFacts) -> list[Html]:
@@ -71,6 +74,7 @@ def _main(facts: ReportFacts) -> Html:
         training_section(facts.training),
         scores_section(facts.evaluation),
         retrieval_section(facts.evaluation),
+        course_section(facts.course),
         run_section(facts.run, facts.dataset),
     )
 
