@@ -62,27 +62,12 @@ class Failure:
         return f"{who}{self.where}, at step {self.step:,}: {self.error}"
 
 
-def failure_of(
-    error: BaseException, step: int, places: Sequence[Place] = (), dead_nodes: Set[str] = frozenset()
-) -> Failure:
-    """The first cause of an error of Ray Train, with the node of its rank; `step` is the first that was not reached.
-
-    `places` are those of the ranks, by rank; `dead_nodes` are the nodes that the cluster has lost.
+def failure_of(error: BaseException, step: int) -> Failure:
+    """The first cause of an error of Ray Train; `step` is the first that was not reached.
 
     A worker that is gone counts before errors of the others, which lost it; of errors, one that is not the loss of a
     partner.
     """
-    failure = _first_cause(error, step)
-    if failure.rank is None or failure.rank >= len(places):
-        return failure
-    place = places[failure.rank]
-    is_node = place.node in dead_nodes and failure.kind is FailureKind.INFRASTRUCTURE
-    return replace(
-        failure, where=f" on {place}", error=f"its node died ({failure.error})" if is_node else failure.error
-    )
-
-
-def _first_cause(error: BaseException, step: int) -> Failure:
     found: Mapping[int, BaseException] = getattr(error, "worker_failures", None) or {}
     for rank, each in sorted(found.items()):
         if _is_infrastructure(each):
@@ -93,6 +78,17 @@ def _first_cause(error: BaseException, step: int) -> Failure:
     inner = getattr(error, "controller_failure", None) or error
     kind = FailureKind.INFRASTRUCTURE if _is_infrastructure(inner) else FailureKind.APPLICATION
     return _failure(kind, step, None, inner)
+
+
+def located(failure: Failure, places: Sequence[Place], dead_nodes: Set[str]) -> Failure:
+    """The failure with the node of its rank, and whether that has died; `places` are those of the ranks, by rank."""
+    if failure.rank is None or failure.rank >= len(places):
+        return failure
+    place = places[failure.rank]
+    is_node = place.node in dead_nodes and failure.kind is FailureKind.INFRASTRUCTURE
+    return replace(
+        failure, where=f" on {place}", error=f"its node died ({failure.error})" if is_node else failure.error
+    )
 
 
 def _failure(kind: FailureKind, step: int, rank: int | None, error: BaseException) -> Failure:

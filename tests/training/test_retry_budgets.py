@@ -4,7 +4,7 @@ import pytest
 
 from infra.errors import CorruptData, StorageFailed
 from infra.place import Place
-from training.failure import Failure, FailureKind, failure_of
+from training.failure import Failure, FailureKind, failure_of, located
 from training.preemption import Preempted
 from training.retry import RetryRule, RetryState, decide
 
@@ -100,6 +100,6 @@ The actor died because its node has died."""
 )
 def test_a_worker_that_is_gone_is_named_with_its_node(dead: set[str], words: str):
     places = [Place("ant", "a" * 56, 1), Place("bee", "b" * 56, 4711)]
-    failure = failure_of(GroupError({0: PEER, 1: ActorDiedError(ACTOR_DIED)}), 7, places, dead)
+    failure = located(failure_of(GroupError({0: PEER, 1: ActorDiedError(ACTOR_DIED)}), 7), places, dead)
     assert str(failure) == f"rank 1 on node bbbbbbbbbbbb (bee), process 4711, at step 7: {words}"
-    assert failure_of(GroupError({3: ActorDiedError("no")}), 7, places).where == ""
+    assert located(failure_of(GroupError({3: ActorDiedError("no")}), 7), places, dead).where == ""
