@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from infra.progress import duration
 from infra.terminal import printable
+from orchestrator.keeper import LOGS_FOLDER
 from orchestrator.status import RunStatus, StageState, StageStatus
 from training.records import Evaluation
 
@@ -54,6 +55,8 @@ def status_lines(status: RunStatus) -> list[str]:
     if status.checkpoint is not None:
         lines.append(f"checkpoint  {status.checkpoint}")
     lines.append(f"cost        {status.node_hours:,.2f} node-hours")
+    if status.state.exit_code:
+        lines.append(f"logs        {status.folder}/{LOGS_FOLDER}")
     return lines
 
 
