@@ -85,10 +85,10 @@ def located(failure: Failure, places: Sequence[Place], dead_nodes: Set[str]) -> 
     if failure.rank is None or failure.rank >= len(places):
         return failure
     place = places[failure.rank]
-    is_node = place.node in dead_nodes and failure.kind is FailureKind.INFRASTRUCTURE
-    return replace(
-        failure, where=f" on {place}", error=f"its node died ({failure.error})" if is_node else failure.error
-    )
+    if place.node not in dead_nodes or failure.kind is not FailureKind.INFRASTRUCTURE:
+        return replace(failure, where=f" on {place}")
+    # What Ray says then is about connections that were refused.
+    return replace(failure, where=f" on {place}", error=f"its node died ({failure.error.partition(':')[0]})")
 
 
 def _failure(kind: FailureKind, step: int, rank: int | None, error: BaseException) -> Failure:
