@@ -2,10 +2,11 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from datapipe.build_record import BuildView
 from datapipe.build_report import BuildReport
 from datapipe.commit import committed_shard, has_its_files, marker_name
 from datapipe.config import BuildConfig, ResizeMode
@@ -21,6 +22,7 @@ from datapipe.retry import longest_url_s
 from datapipe.urls import CONVERTED_FOLDER, check_input, open_url_list, resolved
 from infra.errors import CorruptData, OutputError, StageFailed
 from infra.lease import Lease, hold
+from infra.place import dead_nodes
 from infra.progress import Progress, duration
 from infra.storage import Storage, storage_of
 
@@ -50,9 +52,15 @@ def check_build(config: BuildConfig) -> None:
     output.require_writable()
 
 
-def build(config: BuildConfig, progress: Progress, process_image: ProcessImage = process_image) -> BuildResult:
+def build(
+    config: BuildConfig,
+    progress: Progress,
+    process_image: ProcessImage = process_image,
+    tell: Callable[[str], None] = lambda _: None,
+) -> BuildResult:
     """Builds what is missing of the dataset, as its only builder. Ray is connected already.
 
+    `tell` hears, from another thread, which shards are begun again, and why.
     Raises UserError for wrong input and places, StageFailed when shards can't be made, StorageFailed.
     """
     config = resolved(config)
@@ -70,7 +78,7 @@ def build(config: BuildConfig, progress: Progress, process_image: ProcessImage =
         rows = sum(file.rows for file in files)
         finished = find_finished(output, shard_count(rows, config.number_sample_per_shard))
         _require_room(output, config, rows - sum(stats.rows for stats in finished.values()))
-        stats = _build_missing(config, files, finished, rows, progress, lease, process_image)
+        stats = _build_missing(config, files, finished, rows, progress, lease, process_image, tell)
         manifest = build_manifest(stats, settings)
         output.write_bytes(MANIFEST_FILE, manifest.to_json())
         if not output.is_local:
@@ -132,6 +140,7 @@ def _build_missing(
     progress: Progress,
     lease: Lease,
     process_image: ProcessImage,
+    tell: Callable[[str], None],
 ) -> list[ShardStats]:
     plans = [plan for plan in plan_shards(files, config.number_sample_per_shard) if plan.shard not in finished]
     stats = dict(finished)
@@ -143,7 +152,15 @@ def _build_missing(
         progress.note(_bound(config, plans))
         output, indexed_at = storage_of(config.output), time.monotonic()
         report = BuildReport(progress, finished.values(), len(finished) + len(plans))
-        for shard_stats in run_shard_tasks(plans, config, report.on_progress, process_image):
+
+        def look(view: BuildView) -> None:
+            report.on_progress(view.done, view.nodes)
+            gone = dead_nodes() if view.losses else frozenset()
+            for loss in view.losses:
+                progress.note(f"build  {loss.words(gone)}")
+                tell(loss.words(gone))
+
+        for shard_stats in run_shard_tasks(plans, config, look, process_image):
             _require_lease(lease, config.output)
             stats[shard_stats.shard] = shard_stats
             report.on_shard(shard_stats)

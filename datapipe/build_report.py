@@ -8,7 +8,7 @@ from datapipe.advice import Adviser
 from datapipe.marker import ShardStats
 from datapipe.shard_task import ShardProgress
 from datapipe.status import SampleStatus
-from infra.progress import Progress
+from infra.progress import NODES_FACT, Progress
 
 
 class BuildReport:
@@ -37,8 +37,8 @@ class BuildReport:
         self._committed.update(stats.status_counts)
         self._shards_done += 1
 
-    def on_progress(self, done: ShardProgress) -> None:
-        """The sum over the shards that are under way."""
+    def on_progress(self, done: ShardProgress, nodes: int = 1) -> None:
+        """The sum over the shards that are under way, on so many nodes."""
         counts = self._committed + done.status_counts
         rows, samples = counts.total(), counts[SampleStatus.SUCCESS.value]
         share = samples / rows if rows else 0.0
@@ -51,6 +51,7 @@ class BuildReport:
                 "images_per_second": round((samples - self._found_samples) / seconds, 1),
                 "downloaded_mb_per_second": round(done.downloaded_bytes / 1e6 / seconds, 2),
                 "yield": round(share, 4),
+                NODES_FACT: max(1, nodes),
                 "failures": {key: count for key, count in sorted(counts.items()) if key != SampleStatus.SUCCESS},
             }
         )

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -13,14 +12,15 @@ import ray
 import ray.data
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from datapipe.build_record import BuildRecord, BuildView
 from datapipe.config import BuildConfig
 from datapipe.image import process_image
 from datapipe.isolation import ProcessImage
 from datapipe.marker import ShardStats
 from datapipe.plan import Piece, ShardPlan
-from datapipe.shard_task import ShardProgress
 from datapipe.shard_worker import ShardWorker
 from infra.errors import StageFailed
+from infra.place import this_place
 from infra.remote_errors import unwrapped
 from infra.repeat import Repeating
 
@@ -34,19 +34,19 @@ MIN_OVERLAP, MAX_OVERLAP = 3, 8
 def run_shard_tasks(
     plans: Sequence[ShardPlan],
     config: BuildConfig,
-    on_progress: Callable[[ShardProgress], None],
+    on_look: Callable[[BuildView], None],
     process_image: ProcessImage = process_image,
 ) -> Iterator[ShardStats]:
     """Builds the planned shards and yields each one's counts as it is committed.
 
-    `on_progress` is called from another thread with the sum over the shards that are under way.
+    `on_look` is called from another thread with what stands of the shards that are under way.
     Raises the task's own DiptychError, or StageFailed for what Ray could not get over by trying again.
     """
     be_quiet()
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
-    record = ray.remote(_BuildRecord).options(**options).remote()
-    with Repeating(partial(_show, record, on_progress), every_s=SHOW_EVERY_S, name="build-progress"):
+    record = ray.remote(BuildRecord).options(**options).remote()
+    with Repeating(partial(_show, record, on_look), every_s=SHOW_EVERY_S, name="build-progress"):
         try:
             for row in _shards(plans, config, record, process_image).iter_rows():
                 record.forget.remote(row["shard"])
@@ -81,10 +81,11 @@ def _shards(
 
 
 def reason_of(error: BaseException) -> str:
-    """The innermost error in one line; its traceback stays with the error that is raised."""
+    """The innermost error in one line with its shard and node; its traceback stays with the error that is raised."""
     while isinstance(inner := getattr(error, "cause", None) or error.__cause__, BaseException):
         error = inner
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    where = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}{where}"
 
 
 class _RayShardWorker:
@@ -95,54 +96,25 @@ class _RayShardWorker:
         self._worker = ShardWorker(
             config,
             process_image,
-            on_begin=lambda shard: int(ray.get(record.begin.remote(shard))),
+            on_begin=lambda shard: int(ray.get(record.begin.remote(shard, this_place()))),
             on_progress=lambda shard, progress: record.set.remote(shard, progress),
         )
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         raw = json.loads(row["plan"])
         plan = ShardPlan(raw["shard"], tuple(Piece(**piece) for piece in raw["pieces"]))
-        stats = self._worker.build(plan)
+        try:
+            stats = self._worker.build(plan)
+        except Exception as error:
+            error.add_note(f"shard {plan.shard:05d}, on {this_place()}")
+            raise
         return {"shard": plan.shard, "stats": stats.to_json()}
 
 
-class _BuildRecord:
-    """Adds up what the shards under way have done; one that is tried again begins its counts anew.
-
-    When its node dies it begins anew itself: the display stands lower for a moment, and crashes are forgotten.
-    """
-
-    def __init__(self) -> None:
-        self._progress: dict[int, ShardProgress] = {}
-        self._begun = Counter[int]()
-        self._downloaded_bytes = 0
-
-    def begin(self, shard: int) -> int:
-        """How often the shard has been begun before: each time its process died, for an error ends the build."""
-        before = self._begun[shard]
-        self._begun[shard] += 1
-        return before
-
-    def set(self, shard: int, progress: ShardProgress) -> None:
-        self._progress[shard] = progress
-
-    def forget(self, shard: int) -> None:
-        """The shard is committed: its own counts stand for it now. Its bytes stay in the sum."""
-        done = self._progress.pop(shard, None)
-        self._downloaded_bytes += done.downloaded_bytes if done else 0
-
-    def total(self) -> ShardProgress:
-        total = ShardProgress(downloaded_bytes=self._downloaded_bytes)
-        for progress in self._progress.values():
-            total.status_counts.update(progress.status_counts)
-            total.downloaded_bytes += progress.downloaded_bytes
-        return total
-
-
-def _show(record: Any, on_progress: Callable[[ShardProgress], None]) -> None:
+def _show(record: Any, on_look: Callable[[BuildView], None]) -> None:
     # The display is not worth a build: the build's own errors come out of its own calls.
     with contextlib.suppress(ray.exceptions.RayError, RuntimeError):
-        on_progress(ray.get(record.total.remote(), timeout=10))
+        on_look(ray.get(record.look.remote(), timeout=10))
 
 
 def be_quiet() -> None:

@@ -14,6 +14,7 @@ from infra.progress_display import Display, ProgressForm, display_on, plain_line
 
 RATE_WINDOW_S = 30.0  # long enough to smooth over a shard, short enough to follow a change
 SNAPSHOT_EVERY_S = 1.0
+NODES_FACT = "nodes"  # a stage's fact: how many machines it holds now; one, where it does not say
 
 Fact = float | str | Mapping[str, int]
 
@@ -37,12 +38,17 @@ class StageSnapshot:
 
     def line(self) -> str:
         """One plain line: `build  1,200/7,000 images  17%  240.1 images/s  24 s left  detail`."""
-        share = f"  {100 * self.done // self.total}%" if self.total else ""
-        total = f"/{self.total:,}" if self.total else ""
         rate = f"  {self.rate:,.1f} {self.unit}/s" if self.rate else ""
         left = f"  {duration(self.eta_s)} left" if self.eta_s is not None else ""
         detail = f"  {self.detail}" if self.detail else ""
-        return f"{self.stage}  {self.done:,}{total} {self.unit}{share}{rate}{left}{detail}"
+        return f"{self.stage}  {self.share}{rate}{left}{detail}"
+
+    @property
+    def share(self) -> str:
+        """How far it is, in words: `1,200/7,000 images  17%`."""
+        if not self.total:
+            return f"{self.done:,} {self.unit}"
+        return f"{self.done:,}/{self.total:,} {self.unit}  {100 * self.done // self.total}%"
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON has them: a number that is not finite is null there."""

@@ -21,9 +21,10 @@ from orchestrator.config import RunConfig, Stage
 from orchestrator.driver import CredentialsEnded, Driver, LeaseLost, Watch, watching
 from orchestrator.keeper import LOGS_FOLDER, Keeper, keeping, logs_folder
 from orchestrator.records import begin_drive, end_drive
+from orchestrator.report_refresh import refreshing_report
 from orchestrator.run import check_run, open_run
 from orchestrator.run_state import RunState
-from orchestrator.stages import check_stages, require_sections, run_stages, write_run_report
+from orchestrator.stages import check_stages, refresh_run_report, require_sections, run_stages, write_run_report
 
 DRIVER_LOG = "driver.log"
 ENDING_PATIENCE_S = 120.0  # a run whose driver could not write how it ended shows as lost
@@ -42,7 +43,8 @@ def drive(
     check_run(config)
     with driving(config.folder, ", ".join(stages), progress_form) as driver:
         open_run(driver, config)
-        run_stages(driver, config, stages, address=address)
+        with refreshing_report(partial(refresh_run_report, config, driver), driver.progress.note):
+            run_stages(driver, config, stages, address=address)
         write_run_report(config, driver)
     return config.folder
 

@@ -1,7 +1,8 @@
-"""Keeps what a drive tells in storage while it goes on: its progress, its lines, and the logs of libraries."""
+"""Keeps what a drive tells in storage while it goes on: progress, the nodes it holds, its lines, libraries' logs."""
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -14,15 +15,17 @@ from typing import Any
 from infra.append_log import AppendLog
 from infra.cluster import SESSION_PREFIX
 from infra.errors import DiptychError
-from infra.progress import StageSnapshot
+from infra.progress import NODES_FACT, StageSnapshot
 from infra.repeat import Repeating
 from infra.storage import Storage
+from orchestrator.node_hours import NodeMeter, write_uses
 from orchestrator.records import drive_path
 from orchestrator.run_log import LineFile, open_log
 from orchestrator.run_state import Drive
 
 KEEP_EVERY_S = 1.0
 UPLOAD_EVERY_S = 15.0
+NODES_EVERY_S = 10.0  # what a killed drive held since is not counted
 PROGRESS_NAME = "progress.json"
 LOGS_FOLDER = "logs"
 
@@ -38,6 +41,8 @@ class Keeper:
         self._lock = threading.Lock()
         self._stages: dict[str, dict[str, Any]] = {}
         self._is_new = False
+        self._meter = NodeMeter()
+        self._measured_at = -math.inf
         self._uploaded: dict[Path, tuple[int, int]] = {}
         self._uploaded_at = time.monotonic()
         self.lines = LineFile(log)
@@ -47,11 +52,15 @@ class Keeper:
         with self._lock:
             self._stages[snapshot.stage] = {**snapshot.to_json(), "at": time.time()}
             self._is_new = True
+            nodes = snapshot.facts.get(NODES_FACT)
+            self._meter.hold(snapshot.stage, int(nodes) if isinstance(nodes, int | float) else 1)
 
     def keep(self) -> None:
         """Writes what is new; what a storage in trouble refuses is written the next time."""
         with contextlib.suppress(DiptychError, OSError):
             self._write_progress()
+            if time.monotonic() - self._measured_at > NODES_EVERY_S:
+                self._write_nodes()
             self._log.flush()
             if time.monotonic() - self._uploaded_at > UPLOAD_EVERY_S:
                 self._upload_logs()
@@ -60,6 +69,7 @@ class Keeper:
         """Writes all that there is, once more, if the storage lets it."""
         with contextlib.suppress(DiptychError, OSError):
             self._write_progress()
+            self._write_nodes()
             self._log.flush()
             self._upload_logs()
 
@@ -74,6 +84,13 @@ class Keeper:
         except (DiptychError, OSError):
             self._is_new = True
             raise
+
+    def _write_nodes(self) -> None:
+        with self._lock:
+            uses = self._meter.measure()
+        if uses:
+            write_uses(self._folder, self._drive.number, uses)
+            self._measured_at = time.monotonic()
 
     def _upload_logs(self) -> None:
         """Copies the files of libraries that have changed; a local run has them in its folder already."""

@@ -21,6 +21,7 @@ STOP_NAME = "stop.json"
 EVENTS_FOLDER = "events"
 RETRY_EVENT = "retrying"
 WENT_ON_EVENT = "went on"
+AGAIN_EVENT = "began again"  # a part of a stage, which goes on meanwhile
 SUBMIT_EVENT = "submitted"
 
 

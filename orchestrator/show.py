@@ -1,10 +1,13 @@
 """Records as the plain lines that a command prints."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from infra.progress import duration
 from infra.terminal import printable
+from orchestrator.keeper import LOGS_FOLDER
 from orchestrator.status import RunStatus, StageState, StageStatus
 from training.records import Evaluation
 
@@ -22,6 +25,7 @@ MAX_REASONS = 40  # ours are fewer; img2dataset's are free text
 HOST_WIDTH = 40
 CAPTION_WIDTH = 60
 MAX_RESTARTS = 10
+STAGE_HEADINGS = ("stage", "state", "progress", "rate", "time", "left", "node-hours")
 
 
 def score_lines(evaluation: Evaluation) -> list[str]:
@@ -39,7 +43,7 @@ def status_lines(status: RunStatus) -> list[str]:
     lines = [printable(f"{status.name}  {status.state}  ({status.reason.splitlines()[0]})")]
     lines += [f"  {printable(line)}" for line in status.reason.splitlines()[1:]]
     lines.append(f"folder      {status.folder}")
-    lines += [_stage_line(stage) for stage in status.stages]
+    lines += stage_table(status.stages)
     if status.restarts:
         lines.append(f"restarts    {len(status.restarts):,}")
         lines += [
@@ -50,6 +54,9 @@ def status_lines(status: RunStatus) -> list[str]:
         lines.append(f"training    step {status.step:,}, loss {status.loss:.4f}")
     if status.checkpoint is not None:
         lines.append(f"checkpoint  {status.checkpoint}")
+    lines.append(f"cost        {status.node_hours:,.2f} node-hours")
+    if status.state.exit_code:
+        lines.append(f"logs        {status.folder}/{LOGS_FOLDER}")
     return lines
 
 
@@ -80,16 +87,40 @@ def garbage_lines(runs: "list[RunGarbage]", *, is_deleted: bool) -> list[str]:
     return lines
 
 
-def _stage_line(stage: StageStatus) -> str:
-    """`train       running     120/480 steps  25%  3.1 steps/s  1 min 56 s left  loss 2.1`."""
-    name = f"{stage.name:<12}{stage.state:<11}"
-    if stage.snapshot is None:
-        return name.rstrip()
-    words = stage.snapshot.line().removeprefix(stage.name).strip()
-    if stage.state is StageState.RUNNING:
-        return f"{name} {printable(words)}"
-    share = words.split("  ")[0]
-    return f"{name} {printable(share)}  in {stage.snapshot.took}"
+def stage_table(stages: Sequence[StageStatus]) -> list[str]:
+    """A line a stage under one of headings, in columns; the words of the one that runs come last.
+
+    `train  running  120/480 steps  25%  3.1 steps/s  38 s  1 min 56 s  0.02  loss 2.1`.
+    """
+    if not stages:
+        return []
+    rows = [STAGE_HEADINGS, *map(stage_cells, stages)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    details = ["", *(_detail(stage) for stage in stages)]
+    return [
+        "  ".join([*(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)), detail]).rstrip()
+        for row, detail in zip(rows, details, strict=True)
+    ]
+
+
+def stage_cells(stage: StageStatus) -> tuple[str, ...]:
+    """What stands under each of STAGE_HEADINGS; `-` for what is not known, or is no more."""
+    found = stage.snapshot
+    if found is None:
+        return (stage.name, stage.state, *"----", _node_hours(stage))
+    is_over = stage.state is StageState.DONE
+    rate = "-" if is_over or not found.rate else f"{found.rate:,.1f} {found.unit}/s"
+    left = "-" if is_over or found.eta_s is None else duration(found.eta_s)
+    return (printable(stage.name), stage.state, printable(found.share), rate, found.took, left, _node_hours(stage))
+
+
+def _node_hours(stage: StageStatus) -> str:
+    return f"{stage.node_hours:,.2f}" if stage.node_hours else "-"
+
+
+def _detail(stage: StageStatus) -> str:
+    is_told = stage.snapshot is not None and stage.state is StageState.RUNNING
+    return printable(stage.snapshot.detail) if is_told and stage.snapshot is not None else ""
 
 
 def _moment(at: float) -> str:

@@ -13,7 +13,7 @@ from infra.progress import Progress
 from infra.storage import Storage
 from orchestrator.config import RunConfig, Stage
 from orchestrator.driver import Driver
-from orchestrator.records import RETRY_EVENT, START_NAME, WENT_ON_EVENT, drive_path
+from orchestrator.records import AGAIN_EVENT, RETRY_EVENT, START_NAME, WENT_ON_EVENT, drive_path
 from orchestrator.run import EVALUATION_FOLDER, EXPORT_FOLDER, REPORT_FILE, mark_stage_done
 from orchestrator.same_data import keep_data, refuse_to_change_view
 from orchestrator.stage_state import inputs_of, is_done
@@ -119,11 +119,19 @@ def write_run_report(config: RunConfig, driver: Driver, *, title: str | None = N
         driver.folder.put_file(page, REPORT_FILE)
 
 
+def refresh_run_report(
+    config: RunConfig, driver: Driver, *, title: str | None = None, credit: str | None = None
+) -> None:
+    """The same on the way: left out while another driver may have the run."""
+    if driver.lease.is_held:
+        write_run_report(config, driver, title=title, credit=credit)
+
+
 def _build(context: StageContext) -> None:
     from datapipe.build import build
 
     assert context.config.build is not None
-    build(context.config.build, context.progress)
+    build(context.config.build, context.progress, tell=partial(context.driver.tell, AGAIN_EVENT))
 
 
 def _annotate(context: StageContext) -> None:

@@ -1,4 +1,4 @@
-"""Reads how a run stands from its folder alone: its state, its stages, its restarts with their causes."""
+"""Reads how a run stands from its folder alone: its state, its stages, its restarts with their causes, its cost."""
 
 import time
 from collections.abc import Iterator
@@ -10,7 +10,8 @@ from infra.files import FileEntry
 from infra.progress import StageSnapshot
 from infra.storage import Storage
 from orchestrator.keeper import read_progress
-from orchestrator.records import RETRY_EVENT, RUN_FILE, Event, drive_numbers, read_events, read_facts
+from orchestrator.node_hours import node_hours_by_stage, read_uses
+from orchestrator.records import AGAIN_EVENT, RETRY_EVENT, RUN_FILE, Event, drive_numbers, read_events, read_facts
 from orchestrator.run import CONFIG_FILE, read_config, read_identity, stages_done
 from orchestrator.run_state import RunState, standing_of
 from orchestrator.stages import configured_stages
@@ -30,12 +31,16 @@ class StageState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StageStatus:
-    """One stage; `snapshot` is the last word of it, at `at` (Unix seconds), where there is one."""
+    """One stage; `snapshot` is the last word of it, at `at` (Unix seconds), where there is one.
+
+    `node_hours` are those of all drives together.
+    """
 
     name: str
     state: StageState
     snapshot: StageSnapshot | None
     at: float | None
+    node_hours: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,7 @@ class RunStatus:
     step: int | None
     loss: float | None
     checkpoint: str | None
+    node_hours: float = 0.0
 
     @property
     def progress(self) -> StageSnapshot | None:
@@ -90,18 +96,20 @@ def read_status(folder: Storage) -> RunStatus:
     metrics = read_metrics(folder)
     numbers = drive_numbers(folder)
     done = stages_done(folder)
+    stages = tuple(read_stages(folder, numbers, done, is_live=not standing.state.is_ended))
     return RunStatus(
         name=identity["name"],
         folder=folder.url,
         state=standing.state,
         reason=standing.reason,
         drives=len(numbers),
-        stages=tuple(_stages(folder, numbers, done, is_live=not standing.state.is_ended)),
+        stages=stages,
         stages_done=done,
-        restarts=tuple(_restarts(events)),
+        restarts=tuple(restarts_of(events)),
         step=metrics[-1].step if metrics else None,
         loss=metrics[-1].loss if metrics else None,
         checkpoint=newest_checkpoint(folder),
+        node_hours=sum(stage.node_hours for stage in stages),
     )
 
 
@@ -129,19 +137,22 @@ def _names(storage: Storage) -> list[str]:
     return sorted({entry.path.split("/")[0] for entry in listed if entry.path.endswith(f"/{RUN_FILE}")})
 
 
-def _stages(folder: Storage, numbers: list[int], done: tuple[str, ...], *, is_live: bool) -> Iterator[StageStatus]:
+def read_stages(folder: Storage, numbers: list[int], done: tuple[str, ...], *, is_live: bool) -> Iterator[StageStatus]:
+    """The config's stages in order, and what else drives did; `numbers` are the drives', `is_live` if one goes on."""
     told: dict[str, dict[str, Any]] = {}
     for number in numbers:
         told |= read_progress(folder, number)
     current = read_progress(folder, numbers[-1]) if numbers else {}
     under_way = max(current, key=lambda name: current[name]["at"]) if current and is_live else None
     names = [stage.value for stage in configured_stages(read_config(folder))] if folder.exists(CONFIG_FILE) else []
+    hours = node_hours_by_stage(read_uses(folder, numbers))
     for name in [*names, *(name for name in told if name not in names)]:
         last = dict(told[name]) if name in told else None
         at = last.pop("at") if last else None
         snapshot = StageSnapshot(**last) if last else None
         is_done = name in done or (name not in names and name != under_way)
-        yield StageStatus(name, _stage_state(name, under_way, is_done=is_done, snapshot=snapshot), snapshot, at)
+        state = _stage_state(name, under_way, is_done=is_done, snapshot=snapshot)
+        yield StageStatus(name, state, snapshot, at, hours.get(name, 0.0))
 
 
 def _stage_state(name: str, under_way: str | None, *, is_done: bool, snapshot: StageSnapshot | None) -> StageState:
@@ -152,12 +163,12 @@ def _stage_state(name: str, under_way: str | None, *, is_done: bool, snapshot: S
     return StageState.TO_DO if snapshot is None else StageState.UNFINISHED
 
 
-def _restarts(events: list[Event]) -> Iterator[Restart]:
+def restarts_of(events: list[Event]) -> Iterator[Restart]:
     """Each start of a driver after the first, and what drivers started again."""
     drives = [event for event in events if event.what == DRIVE_EVENT]
     first = drives[0].drive if drives else 0
     for event in events:
-        if event.what == RETRY_EVENT:
+        if event.what in (RETRY_EVENT, AGAIN_EVENT):
             yield Restart(event.at, event.text)
         elif event.what == DRIVE_EVENT and event.drive != first:
             before = [each for each in events if each.drive == event.drive - 1 and each.what in ENDINGS]

@@ -4,6 +4,7 @@ import io
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
@@ -16,12 +17,16 @@ class _QuietServer(ThreadingHTTPServer):
 
 
 class CountingWeb:
-    """Serves `/N.jpg`, each a picture of its own or the one in `pictures`, after `delay_s`. A `with` block."""
+    """Serves `/N.jpg`, each a picture of its own or the one in `pictures`, after `delay_s`. A `with` block.
+
+    `before_answer` is called with the number and the client's address, and may hold the answer.
+    """
 
     def __init__(self, delay_s: float = 0.0) -> None:
         self.delay_s = delay_s
         self.asked: Counter[int] = Counter()
         self.pictures: dict[int, bytes] = {}
+        self.before_answer: Callable[[int, tuple[str, int]], None] = lambda *_: None
         web = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -32,6 +37,7 @@ class CountingWeb:
                 with web._lock:
                     web.asked[number] += 1
                 time.sleep(web.delay_s)
+                web.before_answer(number, self.client_address)
                 data = web.pictures.get(number) or picture(number)
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(data)))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from commands import family, workers_in
 
 from infra.cluster import QUIET_RAY
 
@@ -61,6 +62,10 @@ class SeveralNodes:
                     return self.raylets.index(parent.pid)
         return None
 
+    def workers(self) -> list[psutil.Process]:
+        """Those that train, on all nodes."""
+        return workers_in(family(self.host.pid))
+
     def kill(self, node: int) -> None:
         """Ends all processes of the node with SIGKILL."""
         self._order({"kill": node})
@@ -93,22 +98,22 @@ def several_nodes(log: Path, *cores: int) -> Iterator[SeveralNodes]:
             text=True,
         )
     assert host.stdout is not None and host.stdin is not None
-    family: list[psutil.Process] = []
+    started: list[psutil.Process] = []
     try:
         first = host.stdout.readline()
         assert first, log.read_text()
-        family = psutil.Process(host.pid).children(recursive=True)
+        started = psutil.Process(host.pid).children(recursive=True)
         facts = json.loads(first)
         yield SeveralNodes(facts["address"], facts["raylets"], environment, host)
-        family += psutil.Process(host.pid).children(recursive=True)
+        started += psutil.Process(host.pid).children(recursive=True)
         host.stdin.close()
         assert host.wait(WAIT_S) == 0
     finally:
-        for process in [host, *family]:
+        for process in [host, *started]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         host.wait()
         host.stdin.close()
         host.stdout.close()
-        psutil.wait_procs(family, timeout=30)
+        psutil.wait_procs(started, timeout=30)
         shutil.rmtree(folder)

@@ -3,11 +3,12 @@
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from infra.errors import DiptychError
+from infra.place import Place
 from infra.terminal import printable
 
 BEAT_EVERY_S = 0.5
@@ -32,13 +33,17 @@ class Beat:
 
 @dataclass(frozen=True, slots=True)
 class BoardView:
-    """What has come in since the driver last looked. silent: ranks that stopped telling, with their last words."""
+    """What has come in since the driver last looked. silent: ranks that stopped telling, with their last words.
+
+    places: of the ranks of the last group of workers that was started, by rank.
+    """
 
     lines: tuple[str, ...]
     notes: tuple[str, ...]
     attempt: int
     silent: tuple[str, ...]
     failure: DiptychError | None
+    places: tuple[Place, ...] = ()
 
 
 @dataclass(slots=True)
@@ -60,6 +65,11 @@ class Board:
     must_stop: bool = False
     is_stop_heard: bool = False
     failure: DiptychError | None = None
+    places: tuple[Place, ...] = ()
+
+    def settle(self, places: Sequence[Place]) -> None:
+        """A group of workers is up, with its ranks at these places."""
+        self.places = tuple(places)
 
     def tell(self, beat: Beat) -> bool:
         """Takes a rank's beat; returns whether the training is to stop."""
@@ -85,7 +95,7 @@ class Board:
 
     def look(self) -> BoardView:
         """What is new, and how the ranks of the last attempt ended."""
-        view = BoardView(tuple(self.lines), tuple(self.notes), self.attempt, self.silent, self.failure)
+        view = BoardView(tuple(self.lines), tuple(self.notes), self.attempt, self.silent, self.failure, self.places)
         self.lines, self.notes = [], []
         return view
 

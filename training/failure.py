@@ -1,11 +1,12 @@
 """Names what stopped a group of workers: whose fault it was, on which rank, and in which words."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from infra.errors import DiptychError, StorageFailed
+from infra.place import Place
 from infra.remote_errors import unwrapped
 from infra.terminal import printable
 from training.preemption import Preempted
@@ -17,6 +18,10 @@ COLLATERAL = re.compile(
     r"closed by peer|reset by peer|broken pipe|econnreset|socket timeout|timed out waiting|remote process exited|"
     r"connection (?:was )?(?:closed|refused|reset)",
     re.IGNORECASE,
+)
+# What Ray says of a dead actor before it says why.
+RAYS_PREAMBLE = re.compile(
+    r"The actor died unexpectedly before finishing this task\.|(?:class_name|actor_id|pid|name|namespace|ip): "
 )
 # Errors of Ray about a process or a machine that is not there any more, or does not answer.
 INFRASTRUCTURE = (
@@ -50,10 +55,11 @@ class Failure:
     rank: int | None
     error: str
     lines: tuple[str, ...] = ()
+    where: str = ""
 
     def __str__(self) -> str:
         who = "the workers' controller" if self.rank is None else f"rank {self.rank}"
-        return f"{who}, at step {self.step:,}: {self.error}"
+        return f"{who}{self.where}, at step {self.step:,}: {self.error}"
 
 
 def failure_of(error: BaseException, step: int) -> Failure:
@@ -74,10 +80,27 @@ def failure_of(error: BaseException, step: int) -> Failure:
     return _failure(kind, step, None, inner)
 
 
+def located(failure: Failure, places: Sequence[Place], dead_nodes: Set[str]) -> Failure:
+    """The failure with the node of its rank, and whether that has died; `places` are those of the ranks, by rank."""
+    if failure.rank is None or failure.rank >= len(places):
+        return failure
+    place = places[failure.rank]
+    if place.node not in dead_nodes or failure.kind is not FailureKind.INFRASTRUCTURE:
+        return replace(failure, where=f" on {place}")
+    # What Ray says then is about connections that were refused.
+    return replace(failure, where=f" on {place}", error=f"its node died ({failure.error.partition(':')[0]})")
+
+
 def _failure(kind: FailureKind, step: int, rank: int | None, error: BaseException) -> Failure:
     inner = _inner(error)
-    text = inner.found if isinstance(inner, DiptychError) else f"{type(inner).__name__}: {inner}"
-    first = next((line.strip() for line in text.splitlines() if line.strip()), type(inner).__name__)
+    told = [
+        line.strip()
+        for line in (inner.found if isinstance(inner, DiptychError) else str(inner)).splitlines()
+        if line.strip()
+    ]
+    first = next((line for line in told if not RAYS_PREAMBLE.match(line)), told[0] if told else "")
+    if not isinstance(inner, DiptychError) or not first:
+        first = f"{type(inner).__name__}: {first}"
     lines = [printable(line)[:MAX_LINE] for line in str(error).splitlines() if line.strip()]
     return Failure(kind, step, rank, printable(first)[:MAX_LINE], tuple(lines[-MAX_LINES:]))
 

@@ -10,23 +10,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from datapipe.dataset import Dataset
-from infra.append_log import read_log
 from infra.cluster import Cluster
-from infra.errors import ConfigError, StageFailed, UserError
+from infra.errors import ConfigError, StageFailed
 from infra.progress import Progress
-from infra.remote_errors import unwrapped
 from infra.repeat import Repeating
 from infra.storage import Storage
 from training.board import start_board
-from training.checkpoint import newest_checkpoint, newest_whole_checkpoint, step_of
+from training.checkpoint import newest_checkpoint, step_of
 from training.config import TrainConfig
 from training.deepspeed_settings import with_settings_inside
 from training.evaluate import parts_to_score, validation_of
-from training.failure import failure_of
 from training.model_names import check_hub_packages, check_model_name
-from training.records import METRICS_FILE, PLAN_FILE, parse_metrics, read_metrics
+from training.records import PLAN_FILE, read_metrics
 from training.reservations import free_reservations
-from training.retry import RetryRule, RetryState, decide
+from training.restarts import Restarts, steps_done
 from training.trackers import check_trackers, open_trackers
 from training.watch import TrainingWatch
 
@@ -132,7 +129,7 @@ def train(
     samples, order = select_training(config)
     plan = plan_training(config, order.places, worker_memory(config))
     assert plan.steps is not None
-    done = _steps_done(run, plan.steps)
+    done = steps_done(run, plan.steps)
     progress.begin("train", total=plan.steps, unit="steps", done=done)
     if done < plan.steps:
         run.write_bytes(PLAN_FILE, json.dumps(plan.facts(), indent=1).encode())
@@ -146,10 +143,10 @@ def train(
         board = start_board()
         with open_trackers(config, run) as trackers:
             watch = TrainingWatch(board, run, progress, trackers)
-            retries = _Retries(config, run, plan.steps, watch, tell)
-            with Repeating(retries.look, every_s=WATCH_EVERY_S, name="train-progress"):
+            restarts = Restarts(config, run, plan.steps, watch, tell)
+            with Repeating(restarts.look, every_s=WATCH_EVERY_S, name="train-progress"):
                 while (error := _fit(config, run, cluster, board, use_gpu=use_gpu, fence=fence)) is not None:
-                    progress.note(f"train  {retries.next(error)}")
+                    progress.note(f"train  {restarts.next(error)}")
             watch.look()
         if watch.failure is not None:
             raise watch.failure
@@ -158,44 +155,6 @@ def train(
     last = "" if result.loss is None else f", loss {result.loss:.4f}"
     progress.end(f"{result.steps:,} steps over {plan.samples:,} samples{last}")
     return result
-
-
-class _Retries:
-    """Decides after each failure whether the workers are started again, and tells of it."""
-
-    def __init__(
-        self, config: TrainConfig, run: Storage, steps: int, watch: TrainingWatch, tell: Callable[[bool, str], None]
-    ) -> None:
-        self._rule = RetryRule(config.max_restarts, config.max_error_restarts)
-        self._state = RetryState()
-        self._run, self._steps, self._watch, self._tell = run, steps, watch, tell
-        self._failed_attempt: int | None = None
-        self._is_waiting = False
-
-    def look(self) -> None:
-        """Shows what is new; the first step of a new group of workers ends the retrying."""
-        self._watch.look()
-        if self._is_waiting and self._watch.attempt != self._failed_attempt:
-            self._is_waiting = False
-            self._tell(False, "")
-
-    def next(self, error: Exception) -> str:
-        """What is done about the failure, in words. Raises the user's error, or StageFailed, when that is nothing."""
-        inner = unwrapped(error)
-        if isinstance(inner, UserError):
-            raise inner from error
-        failure = failure_of(error, _steps_recorded(self._run) + 1)
-        decision = decide(self._rule, self._state, failure, _steps_done(self._run, self._steps))
-        if not decision.is_retry:
-            raise StageFailed(
-                "\n".join([f"The training stopped: {failure}", *(f"  {line}" for line in failure.lines)]),
-                f"It was not started again: {decision.why}. Its checkpoints are kept.",
-                "See to the cause and run the same command again: it goes on.",
-            ) from error
-        self._state, self._failed_attempt, self._is_waiting = decision.state, self._watch.attempt, True
-        why = f"{failure}; {decision.why}"
-        self._tell(True, why)
-        return why
 
 
 def _fit(
@@ -207,7 +166,7 @@ def _fit(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     from training.picture_constants import settle_pictures
-    from training.ray_callbacks import CatchSigterm, SaveBeforeResize
+    from training.ray_callbacks import CatchSigterm, SaveBeforeResize, TellPlaces
     from training.worker import run_worker, settings_for
 
     share = max(1, cluster.cpus // (cluster.gpus if use_gpu else config.max_workers))
@@ -234,9 +193,9 @@ def _fit(
             name=f"start-{time.time_ns()}",
             # Nothing of ours is in it, so that no storage but the driver's own disk is needed.
             storage_path=str(cluster.scratch),
-            failure_config=FailureConfig(max_failures=0),  # each failure comes back here: see _Retries
+            failure_config=FailureConfig(max_failures=0),  # each failure comes back here: see Restarts
             worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
-            callbacks=[CatchSigterm(), SaveBeforeResize()],
+            callbacks=[CatchSigterm(), SaveBeforeResize(), TellPlaces(board)],
         ),
     )
     try:
@@ -286,22 +245,6 @@ def _require_room(config: TrainConfig, cluster: Cluster, use_gpu: bool) -> None:
             "Each worker takes one.",
             "Lower train.workers or join a larger cluster with --address.",
         )
-
-
-def _steps_done(run: Storage, steps: int) -> int:
-    path = newest_checkpoint(run)
-    if path is not None and step_of(path) >= steps:
-        # Nothing would be started that looks at its bytes.
-        path = newest_whole_checkpoint(run)
-    return step_of(path) if path else 0
-
-
-def _steps_recorded(run: Storage) -> int:
-    """The step that the last group of workers did last, which may lie before that of an earlier one."""
-    last = 0
-    for metrics in parse_metrics(read_log(run, METRICS_FILE)):
-        last = metrics.step
-    return last
 
 
 def _result(run: Storage, steps: int) -> TrainResult:

@@ -2,11 +2,13 @@
 
 import contextlib
 import json
+import threading
 from collections.abc import Sequence
 from typing import Any
 
 from infra.errors import DiptychError
-from infra.progress import Progress
+from infra.place import Place
+from infra.progress import NODES_FACT, Progress
 from infra.storage import Storage
 from infra.terminal import printable
 from training.board import BoardView
@@ -18,11 +20,17 @@ PERCENT = 100
 
 
 class TrainingWatch:
-    """Shows what has come in since the last look. `failure`: why all ranks stopped, if they did."""
+    """Shows what has come in since the last look.
+
+    `failure`: why all ranks stopped, if they did. `places`: of the ranks of the last group that was started.
+    """
 
     def __init__(self, board: Any, run: Storage, progress: Progress, trackers: Sequence[MetricsTracker]) -> None:
         self._board, self._run, self._progress, self._trackers = board, run, progress, list(trackers)
+        self._lock = threading.Lock()  # who explains a failure looks too
         self._attempt: int | None = None
+        self._facts: dict[str, float] = {}
+        self.places: tuple[Place, ...] = ()
         self.failure: DiptychError | None = None
 
     @property
@@ -34,15 +42,27 @@ class TrainingWatch:
         """Asks the board once."""
         import ray
 
-        try:
-            view: BoardView = ray.get(self._board.look.remote(), timeout=LOOK_TIMEOUT_S)
-        except ray.exceptions.RayError:
-            return  # the display is not worth a training; its errors come out of its own calls
+        with self._lock:
+            try:
+                view: BoardView = ray.get(self._board.look.remote(), timeout=LOOK_TIMEOUT_S)
+            except ray.exceptions.RayError:
+                return  # the display is not worth a training; its errors come out of its own calls
+            self._take(view)
+
+    def _take(self, view: BoardView) -> None:
         self.failure = view.failure
+        if view.places != self.places:
+            self.places = view.places
+            self._progress.set_facts(self._facts | self._nodes())
+            self._progress.set_detail("the workers are there: they load the model and the data")
         for note in view.notes:
             self._progress.note(f"train  {note}")
         for metrics in parse_metrics("".join(f"{line}\n" for line in view.lines).encode()):
             self._show(metrics, view)
+
+    def _nodes(self) -> dict[str, float]:
+        """How many nodes the ranks are on."""
+        return {NODES_FACT: len({place.node for place in self.places})} if self.places else {}
 
     def _log(self, tracker: MetricsTracker, last: StepMetrics) -> None:
         try:
@@ -70,7 +90,8 @@ class TrainingWatch:
             self._progress.note(f"train  step {last.step:,} was skipped: its loss was {last.loss}, or its gradient bad")
         for tracker in list(self._trackers):
             self._log(tracker, last)
-        self._progress.set_facts(_facts(last))
+        self._facts = _facts(last)
+        self._progress.set_facts(self._facts | self._nodes())
         self._progress.update(last.step, _detail(last))
 
 

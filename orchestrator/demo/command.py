@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from infra.errors import OutputError
@@ -13,8 +14,9 @@ from orchestrator.demo.pictures import PictureSet, render_pictures
 from orchestrator.demo.urllist import write_url_list
 from orchestrator.demo.web import DemoWeb, require_port
 from orchestrator.drive import driving
+from orchestrator.report_refresh import refreshing_report
 from orchestrator.run import EVALUATION_FOLDER, REPORT_FILE, open_run
-from orchestrator.stages import check_stages, configured_stages, run_stages, write_run_report
+from orchestrator.stages import check_stages, configured_stages, refresh_run_report, run_stages, write_run_report
 from training.records import SCORES_FILE
 
 SEED = 0
@@ -34,6 +36,7 @@ RUN_NAME = "run"
 CONFIG_FILE = "config.yaml"
 PORT_FILE = "web-port"
 NEEDED_DISK_BYTES = 1 << 30  # pictures 150 MB, dataset 30 MB, three checkpoints of 160 MB, Ray's session
+TITLE = "diptych demo"
 CREDIT = "Pictures: OpenMoji, the open-source emoji and icon project (openmoji.org), CC BY-SA 4.0."
 
 CONFIG = """\
@@ -113,8 +116,11 @@ def run_demo(workdir: Path, *, short: bool = False) -> Storage:
             open_run(driver, config)
             # Only the build asks the web; what comes after it finds the dataset.
             run_stages(driver, config, [Stage.BUILD])
-        run_stages(driver, config, configured_stages(config)[1:])
-        write_run_report(config, driver, title="diptych demo", credit=CREDIT)
+        with refreshing_report(
+            partial(refresh_run_report, config, driver, title=TITLE, credit=CREDIT), driver.progress.note
+        ):
+            run_stages(driver, config, configured_stages(config)[1:])
+        write_run_report(config, driver, title=TITLE, credit=CREDIT)
     shutil.copyfile(folder.local_path(REPORT_FILE), root.local_path(REPORT_FILE))
     shutil.copyfile(folder.local_path(f"{EVALUATION_FOLDER}/{SCORES_FILE}"), root.local_path(SCORES_FILE))
     return folder.at(EVALUATION_FOLDER)

@@ -11,10 +11,12 @@ import yaml
 from datapipe.dataset import Dataset
 from infra.errors import InputError
 from infra.storage import Storage
-from orchestrator.records import RUN_FILE
+from orchestrator.node_hours import NodeUse, read_uses
+from orchestrator.records import RUN_FILE, drive_numbers, read_events
 from orchestrator.report.dataset_facts import DatasetFacts, gather_dataset
 from orchestrator.report.evaluation_facts import EvaluationFacts, gather_evaluation
-from orchestrator.run import CONFIG_FILE, EVALUATION_FOLDER
+from orchestrator.run import CONFIG_FILE, EVALUATION_FOLDER, stages_done
+from orchestrator.status import Restart, StageStatus, read_stages, restarts_of
 from training.ledger import LedgerRecord, read_ledger
 from training.records import SCORES_FILE, StepMetrics, Validation, read_metrics, read_validations
 
@@ -46,6 +48,16 @@ class RunFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class CourseFacts:
+    """How far the stages are, what was started again and why, and the nodes that were held, as of `at`."""
+
+    at: str
+    stages: tuple[StageStatus, ...]
+    restarts: tuple[Restart, ...]
+    uses: tuple[NodeUse, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ReportFacts:
     """All that the report shows. None stands for a part that is not there yet."""
 
@@ -55,6 +67,7 @@ class ReportFacts:
     training: TrainingFacts | None
     evaluation: EvaluationFacts | None
     run: RunFacts
+    course: CourseFacts | None = None
 
 
 def gather_facts(dataset_url: str | None, run: Storage, title: str, credit: str | None) -> ReportFacts:
@@ -68,6 +81,7 @@ def gather_facts(dataset_url: str | None, run: Storage, title: str, credit: str 
         training=_training(run, yaml.safe_load(config_yaml) or {}),
         evaluation=gather_evaluation(evaluation) if evaluation.exists(SCORES_FILE) else None,
         run=_run(run, config_yaml),
+        course=_course(run),
     )
 
 
@@ -94,11 +108,28 @@ def _training(run: Storage, config: dict[str, Any]) -> TrainingFacts | None:
     )
 
 
+def _course(run: Storage) -> CourseFacts | None:
+    numbers = drive_numbers(run)
+    if not numbers:
+        return None
+    stages = tuple(read_stages(run, numbers, stages_done(run), is_live=False))
+    told_at = [stage.at for stage in stages if stage.at is not None]
+    return CourseFacts(
+        at=_moment(max(told_at)) if told_at else "",
+        stages=stages,
+        restarts=tuple(restarts_of(read_events(run))),
+        uses=tuple(read_uses(run, numbers)),
+    )
+
+
+def _moment(at: float) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
+
+
 def _run(run: Storage, config_yaml: str) -> RunFacts:
     identity = json.loads(run.read_bytes(RUN_FILE)) if run.exists(RUN_FILE) else {}
-    created = datetime.fromtimestamp(identity["created"], UTC) if "created" in identity else None
     return RunFacts(
-        created=f"{created:%Y-%m-%d %H:%M} UTC" if created else "",
+        created=_moment(identity["created"]) if "created" in identity else "",
         python=identity.get("python", ""),
         versions=identity.get("versions", {}),
         config_yaml=config_yaml,

@@ -1,5 +1,6 @@
 """Turns the facts into the page."""
 
+from orchestrator.report.course_section import course_section
 from orchestrator.report.curation_section import curation_section, is_curated
 from orchestrator.report.dataset_section import pictures_section, sizes_section, yield_section
 from orchestrator.report.document import document, header, tile
@@ -19,6 +20,7 @@ ANCHORS = {
     "training": "Training",
     "scores": "Scores",
     "retrieval": "What it finds",
+    "course": "The run",
     "again": "Do it again",
 }
 
@@ -30,8 +32,9 @@ def page_html(facts: ReportFacts) -> str:
 
 def _header(facts: ReportFacts) -> Html:
     tiles = [*_dataset_tiles(facts), _training_tile(facts.training), _score_tile(facts.evaluation)]
-    # Not every dataset is annotated or chosen from.
-    anchors = {anchor: name for anchor, name in ANCHORS.items() if anchor != "curation" or is_curated(facts.dataset)}
+    # Not every run has a course to tell, or a dataset that was annotated or chosen from.
+    shown = {"course": facts.course is not None, "curation": is_curated(facts.dataset)}
+    anchors = {anchor: name for anchor, name in ANCHORS.items() if shown.get(anchor, True)}
     return header(facts.title, tiles, anchors)
 
 
@@ -76,6 +79,7 @@ def _main(facts: ReportFacts) -> Html:
         training_section(facts.training),
         scores_section(facts.evaluation),
         retrieval_section(facts.evaluation),
+        course_section(facts.course),
         run_section(facts.run, facts.dataset),
     )
 

@@ -35,6 +35,7 @@ def test_rows_yield_speed_and_failures_are_told():
         "images_per_second": 450.0,
         "downloaded_mb_per_second": 4.0,
         "yield": 0.9333,
+        "nodes": 1,
         "failures": {"http_404": 90, "timeout": 10},
     }
 

@@ -6,10 +6,14 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from counting_web import CountingWeb
 
-from infra.storage import Storage
+from datapipe.dataset import MANIFEST_FILE
+from infra.storage import Storage, storage_of
+from orchestrator.run import read_config
 from training.checkpoint import TensorKind, load_tensors, newest_checkpoint
+from training.export import CARD_FILE, WEIGHTS_FILE
 from training.records import read_evaluation, read_metrics
 
 ROWS, ROWS_PER_SHARD, STEPS = 60, 20, 50
@@ -29,6 +33,7 @@ def write_pipeline(folder: Path, web: CountingWeb, storage: str, name: str, **tr
             "number_sample_per_shard": ROWS_PER_SHARD,
             "image_size": 64,
             "tasks": 2,
+            "timeout": 120.0,  # longer than a test holds a picture back
             "allow_private_addresses": ["127.0.0.0/8"],
         },
         "annotate": {"data": "${build.output}", "phash": True},
@@ -64,3 +69,28 @@ def weights_of(run: Storage) -> dict[str, Any]:
     checkpoint = newest_checkpoint(run)
     assert checkpoint is not None
     return load_tensors(run.at(checkpoint), TensorKind.PARAMETERS)
+
+
+def assert_same_result(run: Storage, undisturbed: Storage) -> None:
+    """Losses, weights, scores and the export are those of the run that nobody disturbed."""
+    assert losses_of(run) == losses_of(undisturbed)
+    assert scores_of(run) == scores_of(undisturbed)
+    exported = [read_export(folder) for folder in (run, undisturbed)]
+    assert exported[0] == exported[1] and WEIGHTS_FILE in exported[0]
+    ours, theirs = weights_of(run), weights_of(undisturbed)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def read_export(run: Storage) -> dict[str, bytes]:
+    """All but the card, which has the run's name."""
+    folder = run.at("export")
+    return {entry.path: folder.read_bytes(entry.path) for entry in folder.list_files() if entry.path != CARD_FILE}
+
+
+def dataset_of(run: Storage) -> dict[str, bytes]:
+    """The files of the run's dataset that the input and the settings alone determine."""
+    config = read_config(run)
+    assert config.build is not None
+    output = storage_of(config.build.output)
+    names = [entry.path for entry in output.list_files() if entry.path.endswith((".tar", ".parquet", MANIFEST_FILE))]
+    return {name: output.read_bytes(name) for name in names}

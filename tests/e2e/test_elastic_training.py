@@ -20,7 +20,7 @@ from training.records import StepMetrics, read_metrics
 pytestmark = pytest.mark.slow
 
 WAIT_S = 400
-STEPS = 500  # more than are done until another number of workers has been started
+STEPS = 200  # more than are done until it is seen that there is room for another worker, within some seconds
 # Sums in another order differ by some 1e-7; at this rate of learning they stay small over all steps.
 SETTINGS = {"model": "diptych-tiny", "global_batch_size": 9, "steps": STEPS, "lr": 1e-6, "checkpoint_every": 100}
 TOLERANCE = 1e-4
@@ -60,7 +60,11 @@ def test_a_node_that_comes_is_used_and_one_that_dies_is_done_without(nodes: Seve
 
     try:
         wait_until(lambda: len(done(1)) > 10, command, log)
+        # Held while the node is started, which takes as many seconds as the machine likes.
+        (alone_worker,) = nodes.workers()
+        alone_worker.suspend()
         nodes.add(1)
+        alone_worker.resume()
         wait_until(lambda: len(done(2)) > 10, command, log)
         alone = done(1)[-1].step
         nodes.kill(1)

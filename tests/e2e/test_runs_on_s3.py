@@ -5,17 +5,16 @@ import random
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
-import torch
 from commands import diptych, family, kill_all, start_diptych, workers_in
 from counting_web import CountingWeb
 from fault_proxy import Fault, FaultProxy
 from object_store import ObjectStore
-from pipelines import STEPS, losses_of, scores_of, weights_of, write_pipeline
+from pipelines import STEPS, assert_same_result, losses_of, write_pipeline
 from store_client import UseStore
 from store_keys import file_environment, give_key, key_environment, take_key, write_credentials
 
@@ -25,42 +24,11 @@ from orchestrator.records import drive_numbers, read_standing
 from orchestrator.run_state import RunState
 from training.board import STOP_NOTE
 from training.checkpoint import newest_checkpoint, step_of
-from training.export import CARD_FILE, WEIGHTS_FILE
 
 pytestmark = pytest.mark.slow
 
 WAIT_S = 600  # about a minute on a quiet machine
 OUTAGE_S = 60
-
-
-@pytest.fixture(scope="module")
-def web() -> Iterator[CountingWeb]:
-    with CountingWeb() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, web: CountingWeb) -> Storage:
-    """The run's folder of the same pipeline on local disk, which nobody disturbs."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    done = diptych("run", write_pipeline(folder, web, str(folder), "quiet"), cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return storage_of(folder / "runs" / "quiet")
-
-
-def assert_same_result(run: Storage, undisturbed: Storage) -> None:
-    assert losses_of(run) == losses_of(undisturbed)
-    assert scores_of(run) == scores_of(undisturbed)
-    exported = [read_export(folder) for folder in (run, undisturbed)]
-    assert exported[0] == exported[1] and WEIGHTS_FILE in exported[0]
-    ours, theirs = weights_of(run), weights_of(undisturbed)
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
-
-
-def read_export(run: Storage) -> dict[str, bytes]:
-    """All but the card, which has the run's name."""
-    folder = run.at("export")
-    return {entry.path: folder.read_bytes(entry.path) for entry in folder.list_files() if entry.path != CARD_FILE}
 
 
 def attempts_of(run: Storage) -> list[dict[str, int]]:

@@ -19,8 +19,10 @@ from datapipe.curate import curate
 from datapipe.curate_config import CurateConfig
 from datapipe.dataset import Dataset, Manifest
 from infra.errors import OutputError
-from infra.progress import Progress
+from infra.progress import Progress, StageSnapshot
 from infra.storage import Storage
+from orchestrator.node_hours import NodeUse, write_uses
+from orchestrator.records import RETRY_EVENT, Event, begin_drive, record_event
 from orchestrator.report import write_report
 from training.ledger import RankTimes, write_ledger
 from training.records import (
@@ -239,6 +241,27 @@ def test_a_finished_run_has_every_section_filled(made: Made):
     ):
         assert words in page.text
     assert "diptych 9.8" in page.text and "global_batch_size: 256" in page.text and "CC0" in page.text
+
+
+def test_the_course_of_a_run_has_its_stages_its_cost_and_each_restart_with_its_cause(made: Made):
+    """While it goes on, too: the second drive is not through."""
+    made.run.write_bytes("run.yaml", b"name: waves\ntrain: {data: data, model: diptych-tiny, steps: 300}\n")
+    for who in ("ann", "bob"):
+        drive = begin_drive(made.run, "train")
+        record_event(made.run, Event(drive.at, who, "began to drive", "train", drive.number))
+        write_uses(made.run, drive.number, [NodeUse("train", 3, 1_700_000_000.0, 600.0)])
+    lost = f"rank 1 on node 3f2a: its node died {HOSTILE}"
+    record_event(made.run, Event(drive.at + 1, "bob", RETRY_EVENT, lost, drive.number))
+    told = StageSnapshot("train", "steps", 180, 300, 2.5, 48.0, "", 72.0).to_json() | {"at": 1_700_000_072.0}
+    made.run.write_bytes(f"drives/{drive.number:04d}/progress.json", json.dumps({"stages": {"train": told}}).encode())
+    page = made.page()
+    assert [element["id"] for element in page.all("section")] == [*SECTIONS[:-1], "course", "again"]
+    assert "1.00 node-hours as of 2023-11-14 22:14 UTC." in page.text
+    assert "train unfinished 180/300 steps 60% 2.5 steps/s 1 min 12 s 48 s 1.00" in page.text
+    assert "Restarts: 2" in page.text and "driven again by bob (the driver before died)" in page.text
+    assert " ".join(lost.split()) in page.text
+    assert page.text.count("train 3 10 min 00 s 0.500") == 2
+    assert {a["href"] for a in page.all("a")} >= {"#course"}
 
 
 def test_the_page_loads_nothing(made: Made):

@@ -91,7 +91,9 @@ def test_status_and_logs_end_with_the_runs_outcome(run: Storage, state: str, cod
     with open_log(run, drive.number) as log:
         log.write("a line")
     end_drive(run, drive, RunState(state), "its reason")
-    assert call("status", run.url).exit_code == code
+    told = call("status", run.url)
+    assert told.exit_code == code and "its reason" in told.stdout.splitlines()[0]
+    assert (f"{run.url}/logs" in told.stdout) == bool(code)
     followed = call("logs", run.url, "-f")
     assert followed.exit_code == code and followed.stdout == "a line\n"
     assert call("logs", run.url).exit_code == 0

@@ -3,7 +3,8 @@
 import pytest
 
 from infra.errors import CorruptData, StorageFailed
-from training.failure import Failure, FailureKind, failure_of
+from infra.place import Place
+from training.failure import Failure, FailureKind, failure_of, located
 from training.preemption import Preempted
 from training.retry import RetryRule, RetryState, decide
 
@@ -80,3 +81,25 @@ def test_the_first_cause_is_named_with_its_rank(
     failure = failure_of(GroupError(failures), 7)
     assert (failure.kind, failure.rank, failure.step) == (kind, rank, 7)
     assert failure.error.startswith(words) and str(failure).startswith(f"rank {rank}, at step 7: {words}")
+
+
+ACTOR_DIED = """The actor died unexpectedly before finishing this task.
+	class_name: RayTrainWorker
+	actor_id: 30992d7c421ba6d930c60a6f01000000
+	pid: 4711
+	ip: 10.0.0.7
+The actor died because its node has died."""
+
+
+@pytest.mark.parametrize(
+    ("dead", "words"),
+    [
+        ({"b" * 56}, "its node died (ActorDiedError)"),
+        (set(), "ActorDiedError: The actor died because its node has died."),
+    ],
+)
+def test_a_worker_that_is_gone_is_named_with_its_node(dead: set[str], words: str):
+    places = [Place("ant", "a" * 56, 1), Place("bee", "b" * 56, 4711)]
+    failure = located(failure_of(GroupError({0: PEER, 1: ActorDiedError(ACTOR_DIED)}), 7), places, dead)
+    assert str(failure) == f"rank 1 on node bbbbbbbbbbbb (bee), process 4711, at step 7: {words}"
+    assert located(failure_of(GroupError({3: ActorDiedError("no")}), 7), places, dead).where == ""
