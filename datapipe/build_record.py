@@ -37,9 +37,9 @@ class BuildView:
 
 
 class BuildRecord:
-    """Lives in an actor of Ray; a shard that is tried again begins its counts anew.
+    """Lives in an actor of Ray beside the driver; a shard that is tried again begins its counts anew.
 
-    When its node dies it begins anew itself: the display stands lower for a moment, and crashes are forgotten.
+    When its process dies it begins anew itself: the display stands lower for a moment, and crashes are forgotten.
     """
 
     def __init__(self) -> None:

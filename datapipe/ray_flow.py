@@ -43,7 +43,8 @@ def run_shard_tasks(
     Raises the task's own DiptychError, or StageFailed for what Ray could not get over by trying again.
     """
     be_quiet()
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    # Softly, Ray has put it on another node, with which it died and forgot what was under way.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
     record = ray.remote(BuildRecord).options(**options).remote()
     with Repeating(partial(_show, record, on_look), every_s=SHOW_EVERY_S, name="build-progress"):

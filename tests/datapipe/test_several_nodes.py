@@ -47,11 +47,14 @@ class Watch:
     victim: int | None = None
     asked: Counter[int | None] = field(default_factory=Counter)
     is_in_the_middle: threading.Event = field(default_factory=threading.Event)
+    has_other_asked: threading.Event = field(default_factory=threading.Event)
     is_killed: threading.Event = field(default_factory=threading.Event)
 
     def answer(self, visit: Visit) -> None:
         node = self.nodes.node_of(client_of(visit))
         self.asked[node] += 1
+        if node is not None and node != self.victim:
+            self.has_other_asked.set()
         finished = len(list(self.output.glob("*_stats.json")))
         if node is not None and node == self.victim and finished >= FINISHED_BEFORE_THE_KILL:
             self.is_in_the_middle.set()
@@ -123,6 +126,7 @@ def test_tasks_run_on_all_nodes_and_the_death_of_one_changes_nothing(
     command = start_build(tmp_path, "disturbed", nodes)
     try:
         assert watch.is_in_the_middle.wait(WAIT_S), (tmp_path / "build.log").read_text()
+        assert watch.has_other_asked.wait(WAIT_S)
         before = watch.asked.copy()
         nodes.kill(1)
         watch.is_killed.set()

@@ -1,6 +1,7 @@
 """A run that was submitted to a cluster of several nodes comes through the death of everything but its storage."""
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,14 +18,14 @@ from pipelines import ROWS_PER_SHARD, assert_same_result, dataset_of, losses_of,
 from ray_head import RayHead, RayNode
 
 from infra.storage import Storage, storage_of
-from orchestrator.records import read_standing
+from orchestrator.records import read_events, read_standing
 from orchestrator.run import REPORT_FILE
 from orchestrator.run_state import RunState
 from orchestrator.status import read_status
 
 pytestmark = pytest.mark.slow
 
-WAIT_S = 600  # some four minutes in all on a quiet machine
+WAIT_S = 600  # some three minutes in all on a quiet machine
 HELD_ROWS = range(ROWS_PER_SHARD, 2 * ROWS_PER_SHARD)  # those of the second of three shards
 
 
@@ -127,12 +128,12 @@ def test_a_client_a_node_in_the_build_the_driver_and_a_node_in_the_training_are_
     wait_until(lambda: gate.clients, run)
     nodes.node_of(process_at(gate.clients[-1])).kill()
     nodes.add()
-    wait_until(lambda: "begun again: node" in restarts(run), run)
-    assert restarts(run).count("died") == 1 and "00001" in restarts(run)
+    wait_until(lambda: re.search(r"shards? .*00001.* begun again: node \w+ \(.*\) died", restarts(run)), run)
 
+    gate.is_open.set()
+    wait_until(lambda: "train" in [event.text for event in read_events(run)], run)
     assert nodes.drivers()
     kill_all(nodes.drivers())
-    gate.is_open.set()
     resumed = start_diptych("resume", run.url, "--address", nodes.head.address, cwd=tmp_path)
     try:
         wait_until(lambda: losses_of(run) or resumed.poll() is not None, run)
@@ -147,8 +148,8 @@ def test_a_client_a_node_in_the_build_the_driver_and_a_node_in_the_training_are_
     assert_same_result(run, undisturbed)
     told = json.loads(diptych("status", run.url, "--json", cwd=tmp_path).stdout)
     causes = [restart["cause"] for restart in told["restarts"]]
-    assert told["state"] == "done" and told["drives"] == 2 and len(causes) == 3, causes
-    assert "the driver before died" in causes[1]
-    assert "its node died" in causes[2] and "on node " in causes[2] and "started again" in causes[2]
+    assert told["state"] == "done" and told["drives"] == 2, causes
+    assert all("begun again" in cause for cause in causes[:-2]) and "the driver before died" in causes[-2], causes
+    assert re.match(r"rank \d on node \w+ .*its node died .*started again, 1 of 3 times", causes[-1]), causes
     assert all(stage["node_hours"] > 0 for stage in told["stages"])
     assert b"its node died" in run.read_bytes(REPORT_FILE)
