@@ -147,6 +147,7 @@ def test_killed_builds_on_local_disk_end_with_the_undisturbed_bytes(
     assert not list(tmp_path.rglob("*.partial"))
 
 
+@pytest.mark.long
 def test_killed_builds_on_s3_end_with_the_undisturbed_bytes(
     tmp_path: Path, web: CountingWeb, store: ObjectStore, request: pytest.FixtureRequest
 ):

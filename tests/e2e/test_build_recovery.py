@@ -159,6 +159,7 @@ def test_a_storage_that_stays_away_stops_the_build_with_one_message_and_it_goes_
     assert diptych("verify", store.url("away/dataset"), cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.long
 def test_a_minute_without_the_storage_costs_a_build_nothing(
     tmp_path: Path, urls: Path, web: CountingWeb, store: ObjectStore
 ):
@@ -176,6 +177,7 @@ def test_a_minute_without_the_storage_costs_a_build_nothing(
     assert max(web.asked.values()) == 1 and store.uploads() == []
 
 
+@pytest.mark.long
 def test_a_key_that_ends_in_the_middle_ends_the_build_with_one_message_and_it_goes_on(
     tmp_path: Path, urls: Path, web: CountingWeb, store: ObjectStore
 ):

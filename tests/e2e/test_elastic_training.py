@@ -39,6 +39,7 @@ def wait_until(condition: Callable[[], object], train: subprocess.Popen[bytes], 
         time.sleep(0.2)
 
 
+@pytest.mark.long
 def test_a_node_that_comes_is_used_and_one_that_dies_is_done_without(nodes: SeveralNodes, tmp_path: Path):
     data = make_dataset(tmp_path / "data")
     config = {"name": "elastic", "storage": str(tmp_path / "runs")}

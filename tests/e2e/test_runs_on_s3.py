@@ -46,6 +46,7 @@ def wait_for_checkpoint(run: Storage) -> None:
     wait_until(lambda: newest_checkpoint(run) is not None)
 
 
+@pytest.mark.long
 def test_a_storage_in_trouble_changes_nothing(
     tmp_path: Path, web: CountingWeb, store: ObjectStore, undisturbed: Storage
 ):
@@ -76,6 +77,7 @@ def test_a_storage_in_trouble_changes_nothing(
     assert diptych("verify", run.url, cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.long
 def test_credentials_that_end_in_the_middle_are_renewed_or_asked_for(
     tmp_path: Path, web: CountingWeb, store: ObjectStore, undisturbed: Storage
 ):

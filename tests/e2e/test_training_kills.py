@@ -205,6 +205,7 @@ def test_a_worker_that_is_asked_to_go_is_saved_first_and_replaced(folder: Path, 
     assert len(first_steps) == 2 and first_steps[1] >= 5
 
 
+@pytest.mark.long
 def test_a_worker_that_stands_still_is_found_named_and_replaced(folder: Path, undisturbed: dict[int, float]):
     (folder / "hung.yaml").write_text(CONFIG + "  hang_timeout_s: 10\n")
     run = folder / "runs" / "hung"
@@ -257,6 +258,7 @@ def kill_at_random(
     return True
 
 
+@pytest.mark.long
 def test_kills_at_random_moments_leave_the_undisturbed_weights(
     folder: Path, undisturbed: dict[int, float], request: pytest.FixtureRequest
 ):

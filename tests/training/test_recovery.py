@@ -120,6 +120,7 @@ def test_validations_give_every_rank_count_the_same_scores_and_keep_the_best(dat
         assert [score.value for score in one] == pytest.approx([score.value for score in other], abs=0.15)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_storage_that_fails_for_a_minute_delays_a_checkpoint_and_stops_no_rank(
     data: str, object_store: ObjectStore, use_store: UseStore
