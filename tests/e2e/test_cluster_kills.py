@@ -153,3 +153,4 @@ def test_a_client_a_node_in_the_build_the_driver_and_a_node_in_the_training_are_
     assert re.match(r"rank \d on node \w+ .*its node died .*started again, 1 of 3 times", causes[-1]), causes
     cost = {stage["name"]: stage["node_hours"] for stage in told["stages"]}
     assert cost["build"] > 0 and cost["train"] > 0, cost
+    assert b"its node died" in run.read_bytes(REPORT_FILE)
