@@ -21,7 +21,7 @@ from datapipe.annotation import (
     find_annotation,
     source_of,
 )
-from datapipe.build import find_finished
+from datapipe.build import find_finished, require_lease
 from datapipe.dataset import Dataset, ShardReader
 from datapipe.marker import FileFacts
 from datapipe.status import SampleStatus
@@ -93,8 +93,7 @@ def annotate(dataset: Dataset, name: str, annotator: Annotator, pool: Pool, prog
         progress.begin("annotate", total=dataset.manifest.rows, unit="rows", done=done)
         progress.set_detail(name)
         for made in _make(dataset, name, annotator, pool, missing):
-            if not lease.is_held:
-                raise _lease_lost(folder)
+            require_lease(lease, folder.url)
             written[made.shard] = made
             done += made.rows
             progress.update(done, name)
@@ -170,11 +169,9 @@ def _make(
     """Annotates the shards on the cluster and yields each as it is written."""
     if not missing:
         return
-    import ray
     from ray.data import ActorPoolStrategy, from_items
 
-    from datapipe.ray_flow import be_quiet, reason_of
-    from infra.remote_errors import unwrapped
+    from datapipe.ray_flow import be_quiet, explained_flow
 
     be_quiet()
     work = [{"shard": shard, "made_from": made_from} for shard, made_from in missing.items()]
@@ -185,15 +182,9 @@ def _make(
         num_gpus=pool.gpus,
         compute=ActorPoolStrategy(size=min(pool.processes, len(work)), max_tasks_in_flight_per_actor=2),
     )
-    try:
+    with explained_flow(f"The annotation {name}"):
         for row in flow.iter_rows():
             yield Written(row["shard"], FileFacts(row["size_bytes"], row["sha256"]), row["rows"], row["values"])
-    except (ray.exceptions.RayError, RuntimeError) as error:
-        raise unwrapped(error) or StageFailed(
-            f"The annotation {name} stopped: {reason_of(error)}",
-            "The shards that are finished are kept.",
-            "Run the same command again: it goes on.",
-        ) from error
 
 
 class _AnnotateShard:
@@ -241,11 +232,3 @@ def annotate_shard(dataset: Dataset, name: str, annotator: Annotator, shard: int
             "Stop the other one, and run the same command again: it goes on.",
         )
     return present
-
-
-def _lease_lost(folder: Storage) -> StageFailed:
-    return StageFailed(
-        f"{folder.url}: the lease was lost, because the storage could not be reached for too long.",
-        "Another one may annotate there now; the shards that are finished are kept.",
-        "Run the same command again: it waits for the other one, or goes on.",
-    )

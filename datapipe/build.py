@@ -161,7 +161,7 @@ def _build_missing(
                 tell(loss.words(gone))
 
         for shard_stats in run_shard_tasks(plans, config, look, process_image):
-            _require_lease(lease, config.output)
+            require_lease(lease, config.output)
             stats[shard_stats.shard] = shard_stats
             report.on_shard(shard_stats)
             if not output.is_local and time.monotonic() - indexed_at > INDEX_EVERY_S:
@@ -172,11 +172,12 @@ def _build_missing(
     return [stats[shard] for shard in sorted(stats)]
 
 
-def _require_lease(lease: Lease, output: str) -> None:
+def require_lease(lease: Lease, output: str) -> None:
+    """Waits for a storage that is away. Raises StageFailed when somebody else may write there, CredentialsRefused."""
     if not lease.wait_until_held():
         raise StageFailed(
             f"{output}: the lease was lost, because the storage could not be reached for too long.",
-            "Another builder may have taken over; the shards that are finished are kept.",
+            "Another one may have taken over; the shards that are finished are kept.",
             "Run the same command again: it waits for the other one, or goes on.",
         )
 

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from infra.settings import Place, Settings
 
 MAX_PNG_COMPRESSION = 9
+MAX_IMAGE_PIXELS = 100_000_000
 
 
 class OutputFormat(StrEnum):
@@ -92,7 +93,7 @@ class BuildConfig(Settings):
     """Further tries for errors that may pass (time-outs, resets, 429 and 5xx)."""
     max_download_bytes: Annotated[int, Field(ge=1)] = 64 << 20
     """Largest response body that is read."""
-    max_image_pixels: Annotated[int, Field(ge=1)] = 100_000_000
+    max_image_pixels: Annotated[int, Field(ge=1)] = MAX_IMAGE_PIXELS
     """Largest picture that is decoded (width × height), told from its header."""
     max_redirects: Annotated[int, Field(ge=0, le=20)] = 5
     """Redirects that are followed."""

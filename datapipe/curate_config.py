@@ -2,18 +2,12 @@
 
 from typing import Annotated
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from infra.settings import Place, Settings
+from infra.settings import FiniteSettings, Place
 
 PHASH = "phash"  # the annotation with perceptual hashes
 MAX_DISTANCE = 6  # of 64 bits; pictures further apart are other ones, and to look for them would take long
-
-
-class FiniteSettings(Settings):
-    """A section whose numbers are all finite."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
 
 
 class Range(FiniteSettings):

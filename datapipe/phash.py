@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from datapipe.config import MAX_IMAGE_PIXELS
 from datapipe.curate_config import PHASH
 from datapipe.dataset import ShardReader
 from datapipe.jpeg import read_jpeg_header
 
 SIDE = 32  # the picture is shrunk to this square
-MAX_PIXELS = 100_000_000  # as build.max_image_pixels; a dataset of another tool may hold anything
 KEPT = 8  # frequencies of each axis
 # Of 255 grey levels; with less in all frequencies it is the noise of the encoding that is hashed.
 MIN_STRENGTH = 1.0
@@ -49,7 +49,7 @@ class PerceptualHash:
 def perceptual_hash(data: bytes) -> int | None:
     """The hash of an encoded picture; None for one that can't be decoded or has no structure."""
     header = read_jpeg_header(data)
-    if header is not None and header.width * header.height > MAX_PIXELS:
+    if header is not None and header.width * header.height > MAX_IMAGE_PIXELS:
         return None
     try:
         grey = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) if data else None

@@ -47,17 +47,26 @@ def run_shard_tasks(
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
     record = ray.remote(BuildRecord).options(**options).remote()
-    with Repeating(partial(_show, record, on_look), every_s=SHOW_EVERY_S, name="build-progress"):
-        try:
-            for row in _shards(plans, config, record, process_image).iter_rows():
-                record.forget.remote(row["shard"])
-                yield ShardStats.from_json(row["shard"], row["stats"])
-        except (ray.exceptions.RayError, RuntimeError) as error:
-            raise unwrapped(error) or StageFailed(
-                f"The build stopped: {reason_of(error)}",
-                "The shards that are finished are kept.",
-                "Run the same command again: it goes on.",
-            ) from error
+    with (
+        Repeating(partial(_show, record, on_look), every_s=SHOW_EVERY_S, name="build-progress"),
+        explained_flow("The build"),
+    ):
+        for row in _shards(plans, config, record, process_image).iter_rows():
+            record.forget.remote(row["shard"])
+            yield ShardStats.from_json(row["shard"], row["stats"])
+
+
+@contextlib.contextmanager
+def explained_flow(what: str) -> Iterator[None]:
+    """Raises the task's own DiptychError, or StageFailed, for what ends a flow over shards in the block."""
+    try:
+        yield
+    except (ray.exceptions.RayError, RuntimeError) as error:
+        raise unwrapped(error) or StageFailed(
+            f"{what} stopped: {_reason(error)}",
+            "The shards that are finished are kept.",
+            "Run the same command again: it goes on.",
+        ) from error
 
 
 def _shards(
@@ -81,7 +90,7 @@ def _shards(
     )
 
 
-def reason_of(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     """The innermost error in one line with its shard and node; its traceback stays with the error that is raised."""
     while isinstance(inner := getattr(error, "cause", None) or error.__cause__, BaseException):
         error = inner

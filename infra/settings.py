@@ -27,3 +27,9 @@ class Settings(BaseModel):
         allow_inf_nan=True,
         protected_namespaces=(),
     )
+
+
+class FiniteSettings(Settings):
+    """A section whose numbers are all finite."""
+
+    model_config = ConfigDict(allow_inf_nan=False)

@@ -87,9 +87,8 @@ def check_stages(config: RunConfig, stages: Sequence[Stage]) -> None:
 def run_stages(driver: Driver, config: RunConfig, stages: Sequence[Stage], *, address: str | None = None) -> None:
     """Does the stages in order on one Ray cluster, which is started only if a stage wants it."""
     folder = driver.folder
-    done = [stage for stage in stages if is_done(stage, config, folder)]
     # What comes after the first that is to do may have other inputs by then.
-    first = next((place for place, stage in enumerate(stages) if stage not in done), len(stages))
+    first = next((place for place, stage in enumerate(stages) if not is_done(stage, config, folder)), len(stages))
     for stage in stages[:first]:
         driver.progress.note(f"✓ {stage}  already done")
     pending = stages[first:]

@@ -6,8 +6,8 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from datapipe.curate_config import PHASH
-from infra.settings import Place
-from training.config import FiniteSettings, weights_place
+from infra.settings import FiniteSettings, Place
+from training.config import weights_place
 
 COLUMN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")
 

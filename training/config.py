@@ -3,9 +3,9 @@
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from infra.settings import Place, Settings, absolute_place
+from infra.settings import FiniteSettings, Place, absolute_place
 
 
 class LossName(StrEnum):
@@ -75,12 +75,6 @@ class Tracker(StrEnum):
     TENSORBOARD = "tensorboard"
     WANDB = "wandb"
     MLFLOW = "mlflow"
-
-
-class FiniteSettings(Settings):
-    """A section whose numbers are all finite."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
 
 
 class LockConfig(FiniteSettings):

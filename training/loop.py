@@ -30,7 +30,7 @@ from training.engine import Engine
 from training.ledger import NANOSECONDS, Activity, Ledger, RankTimes, add_facts, write_ledger
 from training.loader import Batch, Replacement, TrainingLoader
 from training.mixture import Mixture
-from training.model import ModelTraits, model_traits
+from training.model import ModelTraits, traits_of
 from training.plan import Length, length_of
 from training.preemption import Preempted, is_preempted
 from training.profile import StepProfiler
@@ -127,7 +127,7 @@ class _Training:
             after_commit=self._note_best,
             is_superseded=lambda: newest_attempt(run) > self._attempt,
         )
-        self._traits: ModelTraits = model_traits(config.model, config.mean, config.std, config.resize_mode)
+        self._traits: ModelTraits = traits_of(config)
         self._schedule = Schedule(
             config.schedule, config.lr, plan.steps, plan.warmup, config.cooldown_steps, config.rsqrt_timescale
         )
@@ -325,7 +325,7 @@ def _loader(config: TrainConfig, samples: Samples, order: Mixture, worker: Worke
     return TrainingLoader(
         samples,
         order,
-        model_traits(config.model, config.mean, config.std, config.resize_mode),
+        traits_of(config),
         batch_size=config.global_batch_size,
         rank=worker.rank,
         ranks=worker.ranks,

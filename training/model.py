@@ -161,6 +161,11 @@ def model_traits(
     )
 
 
+def traits_of(config: TrainConfig) -> ModelTraits:
+    """What a training's model wants to be fed, once `settle_pictures` has settled it. Raises as `model_traits`."""
+    return model_traits(config.model, config.mean, config.std, config.resize_mode)
+
+
 def checkpoint_activations(model: Any, name: str) -> None:
     """Has the model compute its activations again in the backward pass. Raises ConfigError where it cannot."""
     if isinstance(model.visual, ModifiedResNet):

@@ -4,9 +4,9 @@ import logging
 
 from infra.storage import Storage
 from training.checkpoint import newest_checkpoint, read_state
-from training.config import PretrainedTowers, SquareMode, TrainConfig
+from training.config import PretrainedTowers, TrainConfig
 from training.model import model_traits
-from training.weight_facts import WeightFacts, facts_of_weights
+from training.weight_facts import WeightFacts, facts_of_weights, square_mode
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +36,7 @@ def _of_checkpoint(run: Storage | None) -> WeightFacts | None:
     settings = read_state(run.at(path)).settings
     if "mean" not in settings or "std" not in settings:
         return None
-    mode = settings.get("resize_mode")
-    return WeightFacts(
-        None, tuple(settings["mean"]), tuple(settings["std"]), None if mode is None else SquareMode(mode)
-    )
+    return WeightFacts(None, tuple(settings["mean"]), tuple(settings["std"]), square_mode(settings))
 
 
 def _of_weights(config: TrainConfig) -> WeightFacts:

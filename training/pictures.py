@@ -5,6 +5,7 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
+from datapipe.config import MAX_IMAGE_PIXELS
 from training.config import SquareMode
 
 JPEG_START = b"\xff\xd8"
@@ -13,7 +14,6 @@ HEADER_BYTES = 1 << 16
 # Measured against torchvision's antialiased bicubic: up to here OpenCV's cubic is nearer (0.8 grey levels on average at
 # 256 to 224 pixels, area averaging 1.1) in a third of the time; further down it aliases.
 MAX_CUBIC_REDUCTION = 1.2
-MAX_PIXELS = 100_000_000  # as build.max_image_pixels; a dataset of another tool may hold anything
 
 Pixels = npt.NDArray[np.uint8]  # (height, width, 3) RGB
 
@@ -23,7 +23,7 @@ def decode_picture(data: bytes) -> Pixels | None:
     if data.startswith(JPEG_START) and EXIF_MARK not in data[:HEADER_BYTES]:
         try:
             height, width, *_ = simplejpeg.decode_jpeg_header(data)
-            if height * width > MAX_PIXELS:
+            if height * width > MAX_IMAGE_PIXELS:  # a dataset of another tool may hold anything
                 return None
             return np.asarray(simplejpeg.decode_jpeg(data), dtype=np.uint8)
         except ValueError:

@@ -16,7 +16,7 @@ from training.checkpoint import TensorKind, committed_checkpoints, load_tensors,
 from training.config import LossName, TrainConfig
 from training.loader import Batch, TrainingLoader, normalize
 from training.mixture import Mixture
-from training.model import ModelTraits, create_model, model_to_train, model_traits
+from training.model import ModelTraits, create_model, model_to_train, traits_of
 from training.order import batch_positions, keyed_numbers
 from training.picture_constants import settle_pictures
 from training.records import read_metrics
@@ -73,7 +73,7 @@ def replay_step(config: TrainConfig, run: Storage, step: int) -> Replay:
     _require_step(config, order.places, step)
     checkpoint, done, model = _model_before(config, run, step)
     config = settle_pictures(config, run)
-    traits = model_traits(config.model, config.mean, config.std, config.resize_mode)
+    traits = traits_of(config)
     batch = _batch(config, samples, order, traits, step)
     images, texts, scale, bias = _features(model.eval(), traits, batch)
     losses = losses_of_samples(config.loss, images, texts, scale, bias)

@@ -103,7 +103,7 @@ def as_training(config: ClipScoreConfig) -> TrainConfig:
 
 def load_scoring_model(config: ClipScoreConfig) -> "tuple[nn.Module, ModelTraits]":
     """The model in evaluation mode, and what it wants to be fed. Raises ConfigError, CorruptData."""
-    from training.model import model_to_train, model_traits
+    from training.model import model_to_train, traits_of
     from training.picture_constants import settle_pictures
     from training.trained_model import load_model
 
@@ -111,6 +111,4 @@ def load_scoring_model(config: ClipScoreConfig) -> "tuple[nn.Module, ModelTraits
         trained = load_model(Storage(config.pretrained), use_average=True)
         return trained.module, trained.traits
     training = settle_pictures(as_training(config))
-    return model_to_train(training).eval(), model_traits(
-        training.model, training.mean, training.std, training.resize_mode
-    )
+    return model_to_train(training).eval(), traits_of(training)

@@ -6,8 +6,9 @@ from torch import nn
 
 from infra.storage import Storage
 from training.checkpoint import CheckpointState, TensorKind, load_tensors, read_state, require_whole
-from training.config import LossName, SquareMode
+from training.config import LossName
 from training.model import ModelTraits, create_model, model_traits
+from training.weight_facts import square_mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,6 @@ def load_model(checkpoint: Storage, *, use_average: bool) -> TrainedModel:
     weights = average or load_tensors(checkpoint, TensorKind.PARAMETERS)
     module = create_model(state.model, LossName(state.loss), seed=0)
     module.load_state_dict(weights | load_tensors(checkpoint, TensorKind.BUFFERS))
-    mode = state.settings.get("resize_mode")
-    traits = model_traits(
-        state.model, state.settings.get("mean"), state.settings.get("std"), None if mode is None else SquareMode(mode)
-    )
+    settings = state.settings
+    traits = model_traits(state.model, settings.get("mean"), settings.get("std"), square_mode(settings))
     return TrainedModel(module.eval(), traits, state)

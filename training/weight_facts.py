@@ -43,7 +43,7 @@ def facts_of_folder(folder: Storage, source: str) -> WeightFacts:
     if folder.exists(MARKER_FILE):
         state = read_state(folder)
         pictures = _pictures(state.settings, "mean", "std", f"{source}/{MARKER_FILE}")
-        return WeightFacts(uses_quick_gelu(state.model), *pictures, _square_mode(state.settings))
+        return WeightFacts(uses_quick_gelu(state.model), *pictures, square_mode(state.settings))
     if folder.exists(FOLDER_CONFIG):
         return _facts_of_open_clips_folder(folder, source)
     if not folder.exists(TRANSFORMERS_CONFIG):
@@ -74,7 +74,7 @@ def pretrained_tag(tag: str, name: str) -> dict[str, Any]:
 def _facts_of_tag(tag: str, name: str) -> WeightFacts:
     described = pretrained_tag(tag, name)
     constants = _pictures(described, "mean", "std", tag)
-    return WeightFacts(described.get("quick_gelu"), *constants, _square_mode(described))
+    return WeightFacts(described.get("quick_gelu"), *constants, square_mode(described))
 
 
 def _facts_of_open_clips_folder(folder: Storage, source: str) -> WeightFacts:
@@ -83,10 +83,10 @@ def _facts_of_open_clips_folder(folder: Storage, source: str) -> WeightFacts:
     if not isinstance(model, dict) or not isinstance(pictures, dict):
         raise _unreadable(f"{source}/{FOLDER_CONFIG}", "it has no model_cfg, or a preprocess_cfg that is no object")
     constants = _pictures(pictures, "mean", "std", f"{source}/{FOLDER_CONFIG}")
-    return WeightFacts(bool(model.get("quick_gelu", False)), *constants, _square_mode(pictures))
+    return WeightFacts(bool(model.get("quick_gelu", False)), *constants, square_mode(pictures))
 
 
-def _square_mode(described: dict[str, Any]) -> SquareMode | None:
+def square_mode(described: dict[str, Any]) -> SquareMode | None:
     """open_clip's word for it; None for one that we have not (longest, which pads)."""
     word = described.get("resize_mode")
     return SquareMode(word) if word in list(SquareMode) else None
