@@ -282,19 +282,20 @@ def test_relative_paths_are_meant_from_where_the_command_runs(
 def test_a_build_that_loses_its_list_says_so_and_goes_on_when_it_is_back(
     photos: HostileWeb, tmp_path: Path, ray_cluster: Cluster
 ):
-    settings = config(tmp_path, tasks=1, number_sample_per_shard=5)  # more shards than are begun at once
+    # Of 26 shards at most 8 are begun at once: at the 15th some are finished, and the last have not read their rows.
+    settings = config(tmp_path, tasks=1, number_sample_per_shard=5)
     data = (tmp_path / "urls.parquet").read_bytes()
 
     def lose_the_list(visit: Visit) -> None:
         (tmp_path / "urls.parquet").unlink(missing_ok=True)
-        visit.answer(picture(5))
+        visit.answer(picture(70))
 
-    photos.at("/5", lose_the_list)
+    photos.at("/70", lose_the_list)
     with pytest.raises(InputError, match=r"urls\.parquet") as caught:
         run(settings)
     assert len(str(caught.value).splitlines()) <= 3
     (tmp_path / "urls.parquet").write_bytes(data)
-    photos.serve("/5", picture(5))
+    photos.serve("/70", picture(70))
     result = run(settings)
     assert result.shards_found >= 1 and result.manifest.status_counts == EXPECTED
 
