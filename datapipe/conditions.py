@@ -7,22 +7,23 @@ from datapipe.curate_config import Range, Wanted
 from infra.errors import ConfigError
 
 
-def fulfils(values: pa.ChunkedArray, wanted: Wanted, column: str) -> pa.ChunkedArray:
+def fulfils(values: pa.ChunkedArray, wanted: Wanted, key: str) -> pa.ChunkedArray:
     """Whether each value is the wanted one, or a finite number within the range; null where there is none.
 
-    A number that is wanted is rounded as the column's are. Raises ConfigError for a value that it cannot have.
+    A number that is wanted is rounded as the column's are. key: where the config has it, e.g. `curate.where.score`.
+    Raises ConfigError for a value that the column cannot have.
     """
     if pa.types.is_null(values.type):
         return pa.chunked_array([pa.nulls(len(values), pa.bool_())])
     if isinstance(wanted, Range):
         numbers = as_numbers(values)
         if numbers is None:
-            raise _not_of_its_type(values, wanted.model_dump(exclude_none=True), column)
+            raise _not_of_its_type(values, wanted.model_dump(exclude_none=True), key)
         return _is_within(numbers, wanted)
     try:
         return pc.equal(values, pa.scalar(wanted).cast(values.type, safe=not pa.types.is_floating(values.type)))
     except (pa.ArrowException, OverflowError, TypeError) as error:
-        raise _not_of_its_type(values, wanted, column) from error
+        raise _not_of_its_type(values, wanted, key) from error
 
 
 def as_numbers(values: pa.ChunkedArray) -> pa.ChunkedArray | None:
@@ -56,9 +57,9 @@ def _is_within(numbers: pa.ChunkedArray, wanted: Range) -> pa.ChunkedArray:
     return is_in
 
 
-def _not_of_its_type(values: pa.ChunkedArray, wanted: object, column: str) -> ConfigError:
+def _not_of_its_type(values: pa.ChunkedArray, wanted: object, key: str) -> ConfigError:
     return ConfigError(
-        f"curate.where.{column}: got {wanted!r}.",
+        f"{key}: got {wanted!r}.",
         f"The column holds {values.type}.",
         "Write a value of that type; min and max are for numbers.",
     )

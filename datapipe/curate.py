@@ -146,7 +146,7 @@ def _in_shard(config: CurateConfig, dataset: Dataset, columns: _Columns, shard: 
     is_in = pc.equal(stored["status"], SampleStatus.SUCCESS.value)
     left = []
     for column, wanted in config.where.items():
-        is_in = pc.and_(is_in, pc.fill_null(fulfils(values[column], wanted, column), False))
+        is_in = pc.and_(is_in, pc.fill_null(fulfils(values[column], wanted, f"curate.where.{column}"), False))
         left.append(int(pc.sum(is_in).as_py() or 0))
     places = np.flatnonzero(is_in.to_numpy(zero_copy_only=False).astype(bool))
     chosen = {SHARD: np.full(len(places), shard, dtype=np.int64), ROW: places.astype(np.int64)}

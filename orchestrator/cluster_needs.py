@@ -100,7 +100,8 @@ def _label(name: str) -> str:
 def _shared_folder(config: RunConfig) -> str | None:
     """The one folder that holds all local places of the config; None when it has none."""
     values = config.model_dump(mode="json") | {"storage": absolute_place(config.storage)}
-    places = [text for _, text in _texts(values) if text.startswith("/")]
+    # A condition's value is the user's, and no place.
+    places = [text for key, text in _texts(values) if text.startswith("/") and ".where." not in key]
     if not places:
         return None
     folder = os.path.commonpath([_parent(place) for place in places])

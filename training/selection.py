@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from datapipe.conditions import fulfils
 from datapipe.dataset import Dataset
 from infra.errors import ConfigError, InputError
 from training.config import DataSource, SamplePart
@@ -103,7 +104,7 @@ def _select_in_shard(dataset: Dataset, shard: int, source: DataSource, view: Vie
     good = rows.filter(is_good)
     chosen = functools.reduce(pc.or_, [_has_text(good[column], column) for column in source.captions])
     for column, value in source.where.items():
-        chosen = pc.and_(chosen, pc.fill_null(_equals(good[column], value, column), False))
+        chosen = pc.and_(chosen, pc.fill_null(fulfils(good[column], value, f"data.where.{column}"), False))
     mask = chosen.to_numpy(zero_copy_only=False).astype(bool)
     if source.part is not SamplePart.ALL and source.held_out:
         held_out = np.asarray([is_held_out(key, source.held_out) for key in good["key"].to_pylist()], dtype=bool)
@@ -154,14 +155,3 @@ def _no_column(dataset: Dataset, name: str, present: list[str]) -> ConfigError:
         f"Its columns are {', '.join(present)}.",
         "Name one of them.",
     )
-
-
-def _equals(values: pa.ChunkedArray, wanted: str | int | bool, column: str) -> pa.ChunkedArray:
-    try:
-        return pc.equal(values, pa.scalar(wanted).cast(values.type))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise ConfigError(
-            f"data.where.{column}: got {wanted!r}.",
-            f"The column holds {values.type}.",
-            "Write a value of that type.",
-        ) from error

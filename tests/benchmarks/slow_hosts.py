@@ -169,9 +169,10 @@ def build(folder: Path, name: str, rows: int, fast: Connection, arguments: argpa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=8000, help="rows of the fast host")
+    parser.add_argument("--rows", type=int, default=20_000, help="rows of the fast host")
     parser.add_argument("--share", type=float, default=0.05, help="rows of the other hosts, as a share of these")
-    parser.add_argument("--rows-per-shard", type=int, default=2000)
+    # Many shards: with few, it is the uneven shares of the tasks that would be measured.
+    parser.add_argument("--rows-per-shard", type=int, default=1000)
     parser.add_argument("--timeout", type=float, default=10.0)
     parser.add_argument("--tasks", type=int, default=2)
     arguments = parser.parse_args()

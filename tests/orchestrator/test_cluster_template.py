@@ -117,6 +117,11 @@ def test_a_run_that_only_builds_needs_no_training_nodes(tmp_path: Path):
     assert (needs.max_train_nodes, needs.gpus, needs.build_nodes, needs.shared_folder) == (0, 0, 2, "/d")
 
 
+def test_the_value_of_a_condition_is_no_place(tmp_path: Path):
+    text = "storage: s3://b/runs\ntrain: {data: {path: s3://b/data, where: {folder: /birds}}, steps: 1}\n"
+    assert needs_of(tmp_path, text).shared_folder is None
+
+
 def test_a_run_that_only_evaluates_has_one_place_to_do_it(tmp_path: Path):
     needs = needs_of(tmp_path, "storage: /d/runs\nevaluate: {retrieval: {data: /d/o}}\n")
     assert (needs.max_train_nodes, needs.gpus) == (1, 1)
