@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = ("infra", "datapipe", "training", "orchestrator")
 HEAVY = {"torch", "ray", "deepspeed", "open_clip", "cv2", "pyarrow", "pydantic", "numpy", "rich", "yaml"}
+COMMANDS = sorted((ROOT / "orchestrator").glob("*_commands.py"))
 SOURCES = sorted(path for floor in FLOORS for path in (ROOT / floor).rglob("*.py"))
 
 
@@ -37,8 +38,9 @@ def test_every_file_says_its_job_in_its_first_line(path: Path):
     assert docstring and docstring.splitlines()[0].endswith("."), f"{path} has no first line that says its job"
 
 
-def test_the_command_line_imports_nothing_heavy_to_show_its_help():
-    tree = ast.parse((ROOT / "orchestrator" / "cli.py").read_text())
+@pytest.mark.parametrize("file", ["cli.py", "options.py", *(path.name for path in COMMANDS)])
+def test_the_command_line_imports_nothing_heavy_to_show_its_help(file: str):
+    tree = ast.parse((ROOT / "orchestrator" / file).read_text())
     top = {alias.name.split(".")[0] for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
     top |= {(node.module or "").split(".")[0] for node in tree.body if isinstance(node, ast.ImportFrom)}
     assert not top & HEAVY
