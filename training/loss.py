@@ -41,8 +41,9 @@ def clip_loss(
     ranks. logit_scale: scalar, the factor itself (already exponentiated). tile: rows and columns of the logits held at
     once. Returns a scalar, equal on all ranks. Raises ValueError, on all ranks, for features that are no pairs.
 
-    In fp32, up to a scale of 30, gradients are within 1e-6 of the largest one; above it, and of pairs that are nearly
-    solved or near-duplicates, at most twice as far off as the formula on one matrix, since rounding a logit costs more.
+    In fp32, up to a scale of 30, gradients are within 1e-6 of the largest one, also where one side has near-duplicates.
+    Above it, and where all pairs are nearly solved or near-duplicates on both sides, they are at most twice as far off
+    as the formula on one matrix, since rounding a logit costs more.
     Source: Radford et al. 2021 (arXiv 2103.00020), figure 3.
     """
     image_features, text_features, peers = _checked(image_features, text_features, group, tile)
