@@ -1,4 +1,4 @@
-"""Goes on with a run from what lies in its folder, on any machine."""
+"""Goes on with a run from what lies in its folder, on any machine or as a cluster's job."""
 
 from collections.abc import Sequence
 
@@ -10,6 +10,7 @@ from orchestrator.drive import drive
 from orchestrator.records import drive_numbers, forget_stop_request
 from orchestrator.run import CONFIG_FILE, read_identity
 from orchestrator.stages import configured_stages
+from orchestrator.submit import Submission, submit_run
 from orchestrator.yaml_source import YamlSource, apply_overrides, parse_yaml
 from training.checkpoint import CHECKPOINTS_FOLDER, newest_checkpoint
 
@@ -26,6 +27,16 @@ def resume_run(
     _require_checkpoint(folder)
     forget_stop_request(folder, len(drive_numbers(folder)) + 1)
     return drive(config, configured_stages(config), address=address, progress_form=progress_form)
+
+
+def resubmit_run(folder: Storage, overrides: Sequence[str], address: str) -> Submission:
+    """Hands what is missing of the run to the cluster whose dashboard is at `address`; returns at once.
+
+    Raises UserError, CorruptData where all would be lost, and MachineError when no cluster answers.
+    """
+    config = stored_config(folder, overrides)
+    _require_checkpoint(folder)
+    return submit_run(config, address)
 
 
 def stored_config(folder: Storage, overrides: Sequence[str] = ()) -> RunConfig:

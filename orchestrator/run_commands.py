@@ -1,5 +1,6 @@
 """The commands that look at runs and steer them, from any machine that reaches their storage."""
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -7,7 +8,6 @@ from pathlib import Path
 import click
 
 from orchestrator.options import (
-    address_option,
     config_argument,
     json_option,
     overrides_argument,
@@ -73,21 +73,23 @@ def status(run_folder: str, watch: bool, as_json: bool) -> None:
 @click.command()
 @run_argument
 @click.option("-f", "--follow", is_flag=True, help="Go on as lines come in, until the run has ended.")
-def logs(run_folder: str, follow: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line; with -f the last one is the ending.")
+def logs(run_folder: str, follow: bool, as_json: bool) -> None:
     """The lines that a run's drivers have said so far, all drives in order, each with its time in UTC.
 
     With -f the exit code is the run's: 0 done, 1 failed or lost, 130 stopped. What libraries and Ray had to say lies
     in the run's folder logs/.
 
     \b
-    Example:
+    Examples:
       diptych logs s3://bucket/runs/birds -f
+      diptych logs s3://bucket/runs/birds --json
     """
     from infra.storage import storage_of
     from infra.terminal import printable
     from orchestrator.records import read_standing
     from orchestrator.run import read_identity
-    from orchestrator.run_log import LogReader
+    from orchestrator.run_log import LogReader, time_and_text
     from orchestrator.run_log import follow as follow_log
 
     folder = storage_of(run_folder)
@@ -95,14 +97,18 @@ def logs(run_folder: str, follow: bool) -> None:
     reader = LogReader(folder)
 
     def say(line: str) -> None:
-        click.echo(printable(line))
+        said_at, text = time_and_text(line)
+        click.echo(json.dumps({"at": said_at, "text": text}) if as_json else printable(line))
 
     if not follow:
         for line in reader.new_lines():
             say(line)
         return
     standing = follow_log(reader, lambda: read_standing(folder), say)
-    click.echo(f"{standing.state}: {printable(standing.reason.splitlines()[0])}", err=True)
+    if as_json:
+        click.echo(json.dumps({"state": standing.state, "reason": standing.reason}))
+    else:
+        click.echo(f"{standing.state}: {printable(standing.reason.splitlines()[0])}", err=True)
     sys.exit(standing.state.exit_code)
 
 
@@ -135,9 +141,15 @@ def stop(run_folder: str, now: bool, wait: bool, as_json: bool) -> None:
 @click.command()
 @run_argument
 @overrides_argument
-@address_option
+@click.option(
+    "--address",
+    metavar="HOST:PORT|http://HEAD:8265",
+    help="A running Ray cluster to drive it on from here, or the dashboard of one that is handed the run as a job; "
+    "default: this machine.",
+)
 @progress_option
-def resume(run_folder: str, overrides: tuple[str, ...], address: str | None, progress_form: str) -> None:
+@json_option
+def resume(run_folder: str, overrides: tuple[str, ...], address: str | None, progress_form: str, as_json: bool) -> None:
     """Goes on with a run from its storage alone: with the config that lies there, from its last checkpoint.
 
     Any machine will do, and any cluster. Overrides may change what the result does not depend on (train.workers, …).
@@ -146,14 +158,22 @@ def resume(run_folder: str, overrides: tuple[str, ...], address: str | None, pro
     Examples:
       diptych resume s3://bucket/runs/birds
       diptych resume s3://bucket/runs/birds train.workers=2 --address 10.0.0.7:6379
+      diptych resume s3://bucket/runs/birds --address http://10.0.0.7:8265
     """
     from infra.progress_display import ProgressForm
     from infra.storage import storage_of
-    from orchestrator.resume import resume_run
+    from orchestrator.records import read_standing
+    from orchestrator.resume import resubmit_run, resume_run
 
-    folder = resume_run(storage_of(run_folder), overrides, address=address, progress_form=ProgressForm(progress_form))
-    click.echo(f"Run: {folder.url}")
-    click.echo(f"Report: {folder.url}/report.html")
+    folder = storage_of(run_folder)
+    if address is not None and address.startswith(("http://", "https://")):
+        found = resubmit_run(folder, overrides, address)
+        print_record(found, found.lines(), as_json)
+        return
+    resume_run(folder, overrides, address=address, progress_form=ProgressForm(progress_form))
+    report = f"{folder.url}/report.html"
+    record = {"folder": folder.url, "state": read_standing(folder).state, "report": report}
+    print_record(record, [f"Run: {folder.url}", f"Report: {report}"], as_json)
 
 
 @click.command()

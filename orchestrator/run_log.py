@@ -3,6 +3,7 @@
 import io
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 
 from infra.append_log import SEGMENTS_SUFFIX, AppendLog
 from infra.errors import DiptychError
@@ -13,6 +14,7 @@ from orchestrator.records import drive_numbers, drive_path
 from orchestrator.run_state import Standing
 
 LOG_NAME = "log"
+TIME_FORMAT, AFTER_TIME = "%Y-%m-%d %H:%M:%S", "  "
 LOOK_EVERY_S = 1.0
 PATIENCE_S = 600.0  # so long a follower waits for a storage that is away
 
@@ -33,9 +35,19 @@ class LineFile(io.TextIOBase):
         """Takes the text; what does not end a line yet waits for its end."""
         *whole, self._begun = (self._begun + text).split("\n")
         for line in whole:
-            stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(self._clock()))
-            self._log.write(f"{stamp}  {line}")
+            stamp = time.strftime(TIME_FORMAT, time.gmtime(self._clock()))
+            self._log.write(f"{stamp}{AFTER_TIME}{line}")
         return len(text)
+
+
+def time_and_text(line: str) -> tuple[str, str]:
+    """A line's time in UTC, as in ISO 8601, and what was said; the time is empty for a line without one."""
+    stamp, _, text = line.partition(AFTER_TIME)
+    try:
+        said_at = datetime.strptime(stamp, TIME_FORMAT).replace(tzinfo=UTC)
+    except ValueError:
+        return "", line
+    return said_at.isoformat(), text
 
 
 def open_log(folder: Storage, number: int) -> AppendLog:

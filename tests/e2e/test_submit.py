@@ -89,10 +89,10 @@ def test_a_submitted_run_stops_and_goes_on_after_its_head_is_killed_and_replaced
     assert wait_for(run, RunState.LOST) is RunState.LOST
     assert follower.wait(60) == 1
     head.start()
-    done = diptych("resume", run.url, "--address", head.address, cwd=tmp_path, timeout_s=WAIT_S)
-    assert done.returncode == 0, done.stderr
+    resumed = diptych("resume", run.url, "--address", head.dashboard, "--json", cwd=tmp_path)
+    assert json.loads(resumed.stdout)["job"], resumed.stderr
+    assert wait_for(run, RunState.DONE) is RunState.DONE, diptych("logs", run.url, cwd=tmp_path).stdout
     assert sorted(losses_of(run)) == list(range(1, STEPS + 1))
-    assert read_standing(run).state is RunState.DONE
 
 
 def test_nobody_at_the_address_is_said(tmp_path: Path, store: ObjectStore, web: CountingWeb):

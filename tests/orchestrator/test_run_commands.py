@@ -26,7 +26,7 @@ from orchestrator.records import (
     stop_request_of,
 )
 from orchestrator.run import create_run, read_config, refuse_other_config
-from orchestrator.run_log import open_log
+from orchestrator.run_log import LineFile, open_log
 from orchestrator.run_state import RunState, StopMode
 from orchestrator.stage_state import Verdict, plan_stages
 from orchestrator.stages import configured_stages
@@ -90,13 +90,20 @@ def test_status_and_logs_end_with_the_runs_outcome(run: Storage, state: str, cod
     drive = begin_drive(run, "train")
     with open_log(run, drive.number) as log:
         log.write("a line")
+        LineFile(log, clock=lambda: 1_700_000_000.25).write("shard  3\n")
     end_drive(run, drive, RunState(state), "its reason")
     told = call("status", run.url)
     assert told.exit_code == code and "its reason" in told.stdout.splitlines()[0]
     assert (f"{run.url}/logs" in told.stdout) == bool(code)
     followed = call("logs", run.url, "-f")
-    assert followed.exit_code == code and followed.stdout == "a line\n"
+    assert followed.exit_code == code and followed.stdout == "a line\n2023-11-14 22:13:20  shard  3\n"
     assert call("logs", run.url).exit_code == 0
+    as_json = call("logs", run.url, "-f", "--json")
+    assert as_json.exit_code == code and [json.loads(line) for line in as_json.stdout.splitlines()] == [
+        {"at": "", "text": "a line"},
+        {"at": "2023-11-14T22:13:20+00:00", "text": "shard  3"},
+        {"state": state, "reason": "its reason"},
+    ]
 
 
 def test_stop_writes_the_wish_and_tells_the_state(run: Storage):
