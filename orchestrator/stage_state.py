@@ -67,7 +67,8 @@ def is_done(stage: Stage, config: RunConfig, folder: Storage) -> bool:
 
 def inputs_of(stage: Stage, config: RunConfig, folder: Storage) -> dict[str, Any]:
     """What the stage's result depends on; another config or another input makes it to be done again."""
-    from training.checkpoint import newest_checkpoint
+    from training.checkpoint import identity_of, newest_checkpoint
+    from training.data_identity import data_identity
 
     section = getattr(config, stage.value).model_dump(mode="json")
     match stage:
@@ -96,19 +97,26 @@ def inputs_of(stage: Stage, config: RunConfig, folder: Storage) -> dict[str, Any
                 "annotations": _digest([_file_digest(config.curate.data, marker) for marker in columns]),
             }
         case Stage.TRAIN:
-            return {"settings": _digest(section), "data": _data_digest(config)}
+            assert config.train is not None
+            return {"settings": _digest(section), "data": data_identity(config.train.training_sources())}
         case Stage.EVALUATE:
+            from training.evaluate import parts_to_score
+
+            assert config.evaluate is not None
             train = config.train.model_dump(mode="json") if config.train else None
-            return {"settings": _digest([section, train]), "checkpoint": newest_checkpoint(folder)}
+            scored = parts_to_score(config.evaluate, config.train.held_out_source() if config.train else None)
+            return {
+                "settings": _digest([section, train]),
+                "data": data_identity(scored.values()),
+                "checkpoint": identity_of(folder, newest_checkpoint(folder)),
+            }
         case Stage.EXPORT:
             from training.best import best_checkpoint
 
             assert config.export is not None
             is_best = config.export.checkpoint is WhichCheckpoint.BEST
-            return {
-                "settings": _digest(section),
-                "checkpoint": best_checkpoint(folder) if is_best else newest_checkpoint(folder),
-            }
+            checkpoint = best_checkpoint(folder) if is_best else newest_checkpoint(folder)
+            return {"settings": _digest(section), "checkpoint": identity_of(folder, checkpoint)}
 
 
 def _has_result(stage: Stage, config: RunConfig, folder: Storage) -> bool:
@@ -145,22 +153,6 @@ def _has_result(stage: Stage, config: RunConfig, folder: Storage) -> bool:
             from training.export import is_exported
 
             return is_exported(folder.at(EXPORT_FOLDER))
-
-
-def _data_digest(config: RunConfig) -> str | None:
-    """Of all datasets that training sees, and of their views; None while one is not there."""
-    from datapipe.dataset import MANIFEST_FILE
-    from datapipe.view_file import view_path
-
-    assert config.train is not None
-    digest = hashlib.sha256()
-    for source in config.train.training_sources():
-        storage = storage_of(source.path)
-        for file in [MANIFEST_FILE] if source.view is None else [MANIFEST_FILE, view_path(source.view)]:
-            if not storage.exists(file):
-                return None
-            digest.update(storage.read_bytes(file))
-    return digest.hexdigest()
 
 
 def _file_digest(place: str, path: str) -> str | None:

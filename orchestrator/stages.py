@@ -102,8 +102,10 @@ def run_stages(driver: Driver, config: RunConfig, stages: Sequence[Stage], *, ad
                 else:
                     driver.require_lease()
                     driver.tell("began a stage", stage)
-                    RUNNERS[stage](context)
-                    mark_stage_done(driver, stage, inputs_of(stage, config, folder))
+                    # Those of now: what changes while the stage is at work, it may not have seen.
+                    inputs = inputs_of(stage, config, folder)
+                    used = RUNNERS[stage](context)
+                    mark_stage_done(driver, stage, inputs | used)
                     driver.tell("finished a stage", stage)
 
 
@@ -126,29 +128,32 @@ def refresh_run_report(
         write_run_report(config, driver, title=title, credit=credit)
 
 
-def _build(context: StageContext) -> None:
+def _build(context: StageContext) -> dict[str, str | None]:
     from datapipe.build import build
 
     assert context.config.build is not None
     build(context.config.build, context.progress, tell=partial(context.driver.tell, AGAIN_EVENT))
+    return {}
 
 
-def _annotate(context: StageContext) -> None:
+def _annotate(context: StageContext) -> dict[str, str | None]:
     from training.annotators import annotate_dataset
 
     assert context.config.annotate is not None and context.cluster is not None
     annotate_dataset(context.config.annotate, context.progress, context.cluster)
+    return {}
 
 
-def _curate(context: StageContext) -> None:
+def _curate(context: StageContext) -> dict[str, str | None]:
     from datapipe.curate import curate
 
     config = context.config
     assert config.curate is not None
     curate(config.curate, context.progress, before_write=partial(refuse_to_change_view, config))
+    return {}
 
 
-def _train(context: StageContext) -> None:
+def _train(context: StageContext) -> dict[str, str | None]:
     from training.launch import check_training, train
 
     assert context.config.train is not None and context.cluster is not None
@@ -161,10 +166,11 @@ def _train(context: StageContext) -> None:
         context.driver.tell(RETRY_EVENT if is_retrying else WENT_ON_EVENT, why)
 
     train(context.config.train, context.folder, context.progress, context.cluster, fence=fence, tell=tell)
+    return {}
 
 
-def _evaluate(context: StageContext) -> None:
-    from training.checkpoint import newest_whole_checkpoint
+def _evaluate(context: StageContext) -> dict[str, str | None]:
+    from training.checkpoint import identity_of, newest_whole_checkpoint
     from training.evaluate import evaluate
 
     config = context.config
@@ -184,9 +190,11 @@ def _evaluate(context: StageContext) -> None:
         context.progress,
         context.folder.at(EVALUATION_FOLDER),
     )
+    return {"checkpoint": identity_of(context.folder, checkpoint)}
 
 
-def _export(context: StageContext) -> None:
+def _export(context: StageContext) -> dict[str, str | None]:
+    from training.checkpoint import identity_of
     from training.export import export_model
 
     config = context.config
@@ -207,6 +215,7 @@ def _export(context: StageContext) -> None:
     )
     context.progress.update(1)
     context.progress.end(f"{context.folder.at(EXPORT_FOLDER).url}")
+    return {"checkpoint": identity_of(context.folder, checkpoint)}
 
 
 def _checkpoint_to_export(config: RunConfig, folder: Storage) -> str | None:
@@ -218,7 +227,8 @@ def _checkpoint_to_export(config: RunConfig, folder: Storage) -> str | None:
     return best_checkpoint(folder) if is_best else newest_whole_checkpoint(folder)
 
 
-RUNNERS: dict[Stage, Callable[[StageContext], None]] = {
+# Each does its stage, and returns what it found to be other inputs than were noted before it: {} where it cannot.
+RUNNERS: dict[Stage, Callable[[StageContext], dict[str, str | None]]] = {
     Stage.BUILD: _build,
     Stage.ANNOTATE: _annotate,
     Stage.CURATE: _curate,

@@ -8,12 +8,17 @@ from pathlib import Path
 
 from infra.storage import storage_of
 from training.config import TrainConfig
+from training.data_identity import data_identity
 
 
 class TrainingProcesses:
-    """Runs `train_worker` on some ranks, in a run's folder on disk or S3; a `with` block kills what is left of them."""
+    """Runs `train_worker` on some ranks, in a run's folder on disk or S3; a `with` block kills what is left of them.
 
-    def __init__(self, config: TrainConfig, run: Path | str, ranks: int) -> None:
+    data: the identity of what is trained on; None: of what is there now.
+    """
+
+    def __init__(self, config: TrainConfig, run: Path | str, ranks: int, *, data: str | None = None) -> None:
+        data = data or data_identity(config.training_sources())
         self._folder = tempfile.TemporaryDirectory()
         rendezvous = Path(self._folder.name, "rendezvous")
         context = multiprocessing.get_context("spawn")
@@ -21,7 +26,7 @@ class TrainingProcesses:
         self.processes: list[BaseProcess] = [
             context.Process(
                 target=_train,
-                args=(config.model_dump_json(), storage_of(run).url, str(rendezvous), rank, ranks, self._results),
+                args=(config.model_dump_json(), storage_of(run).url, data, str(rendezvous), rank, ranks, self._results),
             )
             for rank in range(ranks)
         ]
@@ -51,7 +56,13 @@ class TrainingProcesses:
 
 
 def _train(
-    config: str, run: str, rendezvous: str, rank: int, ranks: int, results: "multiprocessing.Queue[object]"
+    config: str,
+    run: str,
+    data: str | None,
+    rendezvous: str,
+    rank: int,
+    ranks: int,
+    results: "multiprocessing.Queue[object]",
 ) -> None:
     import torch
     import torch.distributed as dist
@@ -65,7 +76,8 @@ def _train(
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=ranks)
     initialize_deepspeed(use_gpu=False)
     try:
-        train_worker(TrainConfig.model_validate_json(config), Storage(run), Worker(rank, ranks, use_gpu=False))
+        worker = Worker(rank, ranks, use_gpu=False, data=data)
+        train_worker(TrainConfig.model_validate_json(config), Storage(run), worker)
         results.put((rank, ""))
     except Exception as error:  # noqa: BLE001 - the process's border: told to the test
         results.put((rank, f"{type(error).__name__}: {error}"))

@@ -4,6 +4,7 @@ A checkpoint is a folder of files of tensors, each written by one rank with the 
 comes last, holds the state that is not tensors, and vouches for the size and SHA-256 of each file.
 """
 
+import hashlib
 import json
 import shutil
 import tempfile
@@ -82,6 +83,16 @@ def newest_checkpoint(run: Storage) -> str | None:
 def newest_whole_checkpoint(run: Storage) -> str | None:
     """The newest committed checkpoint whose every byte is right, which takes reading it; or None."""
     return next((path for path in reversed(committed_checkpoints(run)) if problem_of(run.at(path)) is None), None)
+
+
+def identity_of(run: Storage, path: str | None) -> str | None:
+    """Tells the checkpoint at the path apart from others that lay there, by its marker. None when there is none."""
+    if path is None:
+        return None
+    try:
+        return f"{path} {hashlib.sha256(run.at(path).read_bytes(MARKER_FILE)).hexdigest()}"
+    except FileNotFoundError:
+        return None
 
 
 def set_aside(run: Storage, path: str) -> None:

@@ -18,6 +18,7 @@ from infra.storage import Storage
 from training.board import start_board
 from training.checkpoint import newest_checkpoint, step_of
 from training.config import TrainConfig
+from training.data_identity import data_identity
 from training.deepspeed_settings import with_settings_inside
 from training.evaluate import parts_to_score, validation_of
 from training.model_names import check_hub_packages, check_model_name
@@ -126,6 +127,7 @@ def train(
 
     # Fails here, and not in every worker, when it can't be had.
     check_tokenizer(config.model)
+    data = data_identity(config.training_sources())
     samples, order = select_training(config)
     plan = plan_training(config, order.places, worker_memory(config))
     assert plan.steps is not None
@@ -145,7 +147,7 @@ def train(
             watch = TrainingWatch(board, run, progress, trackers)
             restarts = Restarts(config, run, plan.steps, watch, tell)
             with Repeating(restarts.look, every_s=WATCH_EVERY_S, name="train-progress"):
-                while (error := _fit(config, run, cluster, board, use_gpu=use_gpu, fence=fence)) is not None:
+                while (error := _fit(config, run, cluster, board, data, use_gpu=use_gpu, fence=fence)) is not None:
                     progress.note(f"train  {restarts.next(error)}")
             watch.look()
         if watch.failure is not None:
@@ -158,7 +160,14 @@ def train(
 
 
 def _fit(
-    config: TrainConfig, run: Storage, cluster: Cluster, board: Any, *, use_gpu: bool, fence: str | None
+    config: TrainConfig,
+    run: Storage,
+    cluster: Cluster,
+    board: Any,
+    data: str | None,
+    *,
+    use_gpu: bool,
+    fence: str | None,
 ) -> Exception | None:
     """One group of workers, to the training's end or to its failure, which is returned."""
     import ray
@@ -177,7 +186,9 @@ def _fit(
     settled = settle_pictures(with_settings_inside(config), run)
     trainer = TorchTrainer(
         run_worker,
-        train_loop_config=settings_for(settled, run, use_gpu=use_gpu, threads=threads, board=board, fence=fence),
+        train_loop_config=settings_for(
+            settled, run, use_gpu=use_gpu, threads=threads, board=board, data=data, fence=fence
+        ),
         torch_config=TorchConfig(
             backend="nccl" if use_gpu else "gloo", timeout_s=round(GROUP_TIMEOUT_FACTOR * config.hang_timeout_s)
         ),

@@ -26,6 +26,7 @@ from training.checkpoint_part import PartName, take_part
 from training.checkpoint_writer import CheckpointWriter, WriterSettings
 from training.communication import communication_ns
 from training.config import TrainConfig
+from training.data_identity import require_same_data
 from training.engine import Engine
 from training.ledger import NANOSECONDS, Activity, Ledger, RankTimes, add_facts, write_ledger
 from training.loader import Batch, Replacement, TrainingLoader
@@ -55,11 +56,15 @@ SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """This process's place in the training. board: the actor that ranks report to, or None. fence: see its writer."""
+    """This process's place in the training.
+
+    data: the identity of what is trained on. board: the actor that ranks report to, or None. fence: see its writer.
+    """
 
     rank: int
     ranks: int
     use_gpu: bool
+    data: str | None
     board: Any = None
     fence: str | None = None
 
@@ -72,6 +77,7 @@ def train_worker(config: TrainConfig, run: Storage, worker: Worker) -> None:
     if worker.rank == 0:
         sweep_uncommitted(run)
     samples, order = select_training(config)
+    require_same_data(config.training_sources(), worker.data)
     plan = length_of(config, order.places)
     attempt, token = _begin_attempt(run, worker)
     with Heartbeat(worker.board, attempt, worker.rank, config.hang_timeout_s) as heartbeat:

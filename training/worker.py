@@ -23,13 +23,17 @@ from training.preemption import heeding_sigterm
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """What the driver tells each worker. board: the actor that ranks report to. Cheap to pickle."""
+    """What the driver tells each worker. Cheap to pickle.
+
+    board: the actor that ranks report to. data: the identity of what is trained on. fence: see `Worker`.
+    """
 
     config: str
     run: str
     use_gpu: bool
     threads: int
     board: Any
+    data: str | None
     fence: str | None = None
 
     @classmethod
@@ -44,7 +48,12 @@ def run_worker(raw: dict[str, Any]) -> None:
     config = TrainConfig.model_validate_json(settings.config)
     context = ray.train.get_context()
     worker = Worker(
-        context.get_world_rank(), context.get_world_size(), settings.use_gpu, settings.board, settings.fence
+        context.get_world_rank(),
+        context.get_world_size(),
+        settings.use_gpu,
+        settings.data,
+        settings.board,
+        settings.fence,
     )
     prepare_process(config, settings, context.get_local_rank(), context.get_local_world_size())
     try:
@@ -85,7 +94,14 @@ def seed_process(seed: int) -> None:
 
 
 def settings_for(
-    config: TrainConfig, run: Storage, *, use_gpu: bool, threads: int, board: Any, fence: str | None
+    config: TrainConfig,
+    run: Storage,
+    *,
+    use_gpu: bool,
+    threads: int,
+    board: Any,
+    data: str | None,
+    fence: str | None,
 ) -> dict[str, Any]:
     """WorkerSettings as Ray Train wants them."""
     return {
@@ -94,5 +110,6 @@ def settings_for(
         "use_gpu": use_gpu,
         "threads": threads,
         "board": board,
+        "data": data,
         "fence": fence,
     }

@@ -9,17 +9,19 @@ from click.testing import CliRunner
 from commands import diptych
 from saved_checkpoints import save_weights
 from small_datasets import make_dataset, write_annotation
-from torch import zeros
+from torch import ones, zeros
 
-from datapipe.dataset import Dataset
+from datapipe.dataset import MANIFEST_FILE, Dataset
 from datapipe.phash import PerceptualHash
 from infra.errors import ConfigError
 from orchestrator.cli import cli
 from orchestrator.config import RunConfig, Stage, load_config
 from orchestrator.drive import drive
+from orchestrator.run import EVALUATION_FOLDER
 from orchestrator.stage_state import Verdict, inputs_of, plan_stages
 from orchestrator.stages import RUNNERS, StageContext, configured_stages
 from training.checkpoint import CheckpointState
+from training.records import SCORES_FILE
 
 CONFIG = """
 storage: {folder}/runs
@@ -116,20 +118,59 @@ def test_a_view_is_not_changed_under_a_training(place: Path, dataset: Dataset):
     assert dataset.storage.exists("views/more.parquet")
 
 
+SCORES_VIEW = 'evaluate={retrieval: {data: {path: "${annotate.data}", view: clean}}}'
+
+
+def test_scores_of_another_view_or_of_another_checkpoint_in_the_same_place_are_stale(place: Path, dataset: Dataset):
+    finish(place, dataset)
+    config = load_config(place, [SCORES_VIEW])
+    mark_done(config, Stage.EVALUATE)
+    config.folder.at(EVALUATION_FOLDER).write_bytes(SCORES_FILE, b"{}")
+    assert verdicts(place, SCORES_VIEW)[3] is DONE
+    state = CheckpointState(9, "diptych-tiny", "clip", 256, 100, 0, {})
+    save_weights(config.folder, state, {"weight": ones(2)})
+    assert verdicts(place, SCORES_VIEW)[3] is STALE
+    save_weights(config.folder, state, {"weight": zeros(2)})
+    assert verdicts(place, SCORES_VIEW)[3] is DONE
+    call("curate", place, "name=others", "curate.where={color: red}", "train=null")
+    assert verdicts(place, SCORES_VIEW)[3] is STALE
+
+
+def test_what_changes_while_a_stage_is_at_work_makes_it_stale(
+    place: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+):
+    def annotate(_: StageContext) -> dict[str, str | None]:
+        write_annotation(dataset, "phash", [[1] * 10] * 2, pa.uint64(), PerceptualHash().settings)
+        manifest = dataset.storage.read_bytes(MANIFEST_FILE)
+        dataset.storage.write_bytes(MANIFEST_FILE, manifest + b"\n")  # as if it had been built anew
+        return {}
+
+    monkeypatch.setitem(RUNNERS, Stage.ANNOTATE, annotate)
+    monkeypatch.setattr("orchestrator.stages.WITHOUT_CLUSTER", frozenset(Stage))
+    drive(load_config(place, ["train=null", "curate=null"]), [Stage.ANNOTATE])
+    assert verdicts(place, "train=null", "curate=null") == [STALE]
+
+
 def test_a_stage_whose_input_the_one_before_it_changes_is_done_again(
     place: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ):
     config = load_config(place, ["train=null", "annotate.phash=true"])
     done: list[Stage] = []
 
-    def annotate(_: StageContext) -> None:
+    def annotate(_: StageContext) -> dict[str, str | None]:
         write_annotation(dataset, "phash", [[1] * 10] * 2, pa.uint64(), PerceptualHash().settings)
         write_annotation(dataset, "score", [[0.9] * 10] * 2, pa.float64())
         done.append(Stage.ANNOTATE)
+        return {}
 
-    curate = RUNNERS[Stage.CURATE]
+    really_curate = RUNNERS[Stage.CURATE]
+
+    def curate(context: StageContext) -> dict[str, str | None]:
+        done.append(Stage.CURATE)
+        return really_curate(context)
+
     monkeypatch.setitem(RUNNERS, Stage.ANNOTATE, annotate)
-    monkeypatch.setitem(RUNNERS, Stage.CURATE, lambda context: (curate(context), done.append(Stage.CURATE)))
+    monkeypatch.setitem(RUNNERS, Stage.CURATE, curate)
     monkeypatch.setattr("orchestrator.stages.WITHOUT_CLUSTER", frozenset(Stage))
     call("curate", place, "train=null")
     assert done == [Stage.CURATE]

@@ -141,11 +141,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def train(_group: Any, settings: TrainConfig, run: str) -> None:
+    from training.data_identity import data_identity
     from training.engine import initialize_deepspeed
     from training.loop import Worker, train_worker
 
     initialize_deepspeed(use_gpu=False)
-    train_worker(settings, Storage(run), Worker(torch.distributed.get_rank(), 3, use_gpu=False))
+    data = data_identity(settings.training_sources())
+    train_worker(settings, Storage(run), Worker(torch.distributed.get_rank(), 3, use_gpu=False, data=data))
 
 
 def test_a_training_whose_loss_explodes_stops_and_keeps_its_last_checkpoint(ranks: Ranks, place: str, tmp_path: Path):

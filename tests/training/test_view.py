@@ -11,6 +11,7 @@ from small_datasets import make_dataset
 
 from infra.errors import ConfigError, InputError
 from training.config import DataSource, SamplePart, TrainConfig
+from training.data_identity import data_identity, require_same_data
 from training.retrieval import sample_refs
 from training.sample_reader import SampleReader
 from training.samples import Samples, select_training
@@ -179,3 +180,14 @@ def test_a_key_is_held_out_by_its_hash_for_ever():
     assert [int(key) for key in keys if is_held_out(key, 0.25)] == [2, 9, 11, 14, 15, 21]
     for small, large in ((0.1, 0.2), (0.2, 0.7)):
         assert {k for k in keys if is_held_out(k, small)} <= {k for k in keys if is_held_out(k, large)}
+
+
+def test_a_view_that_changes_under_a_training_is_found(place: Path):
+    sources = [write_view(place, {"shard": [0], "row": [1]})]
+    before = data_identity(sources)
+    require_same_data(sources, before)
+    write_view(place, {"shard": [0], "row": [2]})
+    with pytest.raises(ConfigError, match="was changed while the training went on"):
+        require_same_data(sources, before)
+    (place / "views" / "some.parquet").unlink()
+    assert data_identity(sources) is None

@@ -49,7 +49,8 @@ def test_a_seed_is_of_every_source_of_random_numbers(seed: int):
 
 def test_the_drivers_settings_arrive_as_they_were(tmp_path: Path):
     config = TrainConfig(data=[{"path": "a", "weight": 2.0}], steps=5, deepspeed={"x": {"y": 1}}, workers=(2, 4))
-    raw = settings_for(config, Storage(str(tmp_path)), use_gpu=False, threads=3, board="board", fence="fence")
+    of = {"use_gpu": False, "threads": 3, "board": "board", "data": "data", "fence": "fence"}
+    raw = settings_for(config, Storage(str(tmp_path)), **of)
     settings = WorkerSettings.of(raw)
     assert TrainConfig.model_validate_json(settings.config) == config
     assert (settings.run, settings.use_gpu, settings.threads, settings.board) == (str(tmp_path), False, 3, "board")
