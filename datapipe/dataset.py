@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from datapipe.image_column import ImageColumn
 from datapipe.status import SampleStatus
 from infra.errors import InputError
 from infra.storage import Storage, storage_of
@@ -130,8 +132,8 @@ class ShardReader:
             self._lengths = self.samples["image_length"].to_numpy()
             self._file = _RangeFile(dataset.storage, f"{name}.tar")
         else:
-            images = _read_column(dataset, name, _image_column(dataset))
-            self._images = images.filter(good)
+            rows = np.flatnonzero(good.to_numpy())
+            self._images = ImageColumn(dataset.storage, f"{name}.parquet", _image_column(dataset), rows)
 
     def __len__(self) -> int:
         return int(self.samples.num_rows)
@@ -148,12 +150,12 @@ class ShardReader:
         """The encoded picture of the `index`-th good sample."""
         if self._webdataset:
             return self._file.read(int(self._offsets[index]), int(self._lengths[index]))
-        return bytes(self._images[index].as_py())
+        return self._images[index]
 
     def images(self) -> Iterator[bytes]:
         """The encoded pictures of all good samples, in order; they are read in large steps."""
         if not self._webdataset:
-            yield from (bytes(image.as_py()) for image in self._images)
+            yield from (self._images[index] for index in range(len(self)))
             return
         for first, after in self._steps():
             start = int(self._offsets[first])
@@ -181,8 +183,7 @@ class ShardReader:
 
     def close(self) -> None:
         """Lets go of the shard's file."""
-        if self._webdataset:
-            self._file.close()
+        (self._file if self._webdataset else self._images).close()
 
 
 class _RangeFile:
@@ -214,8 +215,3 @@ class _RangeFile:
 def _image_column(dataset: Dataset) -> str:
     """The name of the images' column in the Parquet format: the encoding's, as in img2dataset."""
     return str(dataset.manifest.settings["encode_format"])
-
-
-def _read_column(dataset: Dataset, name: str, column: str) -> pa.ChunkedArray:
-    with dataset.storage.open_input(f"{name}.parquet") as stream:
-        return pq.ParquetFile(stream).read(columns=[column])[column]

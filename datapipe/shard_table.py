@@ -10,7 +10,8 @@ from datapipe.config import BuildConfig
 from datapipe.outcome import RowOutcome
 from infra.staged import HashedStream
 
-BATCH_ROWS = 1000  # rows whose pictures are held at once
+BATCH_ROWS = 1000
+PICTURE_ROWS = 250  # with pictures in the rows: who wants one of them reads a whole row group
 
 
 def write_table(
@@ -28,9 +29,10 @@ def write_table(
     """
     with contextlib.ExitStack() as stack:
         writer: pq.ParquetWriter | None = None
-        for start in range(0, table.num_rows, BATCH_ROWS):
-            rows = slice(start, start + BATCH_ROWS)
-            part = _with_outcomes(table.slice(start, BATCH_ROWS), keys[rows], outcomes[rows], offsets[rows], config)
+        step = BATCH_ROWS if image_of is None else PICTURE_ROWS
+        for start in range(0, table.num_rows, step):
+            rows = slice(start, start + step)
+            part = _with_outcomes(table.slice(start, step), keys[rows], outcomes[rows], offsets[rows], config)
             if image_of is not None:
                 kept = enumerate(outcomes[rows], start)
                 images = [image_of(row) if outcome.status.is_success else None for row, outcome in kept]
