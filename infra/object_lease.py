@@ -66,8 +66,9 @@ class ObjectLease:
             if version != seen:
                 seen, since = version, time.monotonic()
             if info is not None and not is_told:
-                on_wait(_holder_in(self._objects.read_bytes(self._path)))
-                is_told = True
+                with contextlib.suppress(FileNotFoundError):  # it was given back meanwhile
+                    on_wait(_holder_in(self._objects.read_bytes(self._path)))
+                    is_told = True
             time.sleep(LOOK_EVERY_S)
         self._thread.start()
 

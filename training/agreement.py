@@ -41,6 +41,15 @@ def gather_facts(facts: StepFacts, device: torch.device) -> list[StepFacts]:
     return [StepFacts(*row) for row in gathered.view(-1, len(fields(StepFacts))).tolist()]
 
 
+def any_rank(is_so: bool, device: torch.device) -> bool:
+    """Whether it is so on any rank; every rank calls it at once."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return is_so
+    found = torch.tensor([int(is_so)], device=device)
+    dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    return bool(found.item())
+
+
 def total_digest(facts: list[StepFacts]) -> int:
     """The digest of the whole batch, whatever the number of ranks, in 63 bits."""
     return sum(each.digest for each in facts) & MASK

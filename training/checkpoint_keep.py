@@ -22,14 +22,15 @@ class KeepRule:
 
 
 def prune_checkpoints(run: Storage, rule: KeepRule, just_written: str, best: str | None = None) -> None:
-    """Removes the checkpoints that the rule does not keep, but never the best, and never the one just written.
+    """Removes the checkpoints that the rule does not keep, but never the best, and none from the one just written on.
 
-    Those of later steps do not count: they are left from before a resume. The marker goes first, so none is left half.
+    A later one may be another worker group's, which has taken over from a writer that was cut off. The marker goes
+    first, so none is left half.
     """
     committed = committed_checkpoints(run)
     until_now = [path for path in committed if step_of(path) <= step_of(just_written)]
     kept = {*until_now[-rule.newest :], best, just_written}
-    for path in committed:
+    for path in until_now:
         if path in kept or (rule.every and step_of(path) % rule.every == 0):
             continue
         run.at(path).delete(MARKER_FILE)
@@ -47,9 +48,10 @@ def sweep_checkpoint(checkpoint: Storage) -> None:
 
 def sweep_uncommitted(run: Storage) -> None:
     """Removes what a killed training left of an unfinished checkpoint; only its one driver may call this."""
-    committed = set(committed_checkpoints(run))
     listed = run.list_files(CHECKPOINTS_FOLDER, recursive=True)
-    for folder in {"/".join(entry.path.split("/")[:2]) for entry in listed} | _local_folders(run):
+    folders = {"/".join(entry.path.split("/")[:2]) for entry in listed} | _local_folders(run)
+    committed = set(committed_checkpoints(run))  # looked at last: one may be committed between the two
+    for folder in folders:
         if folder not in committed:
             run.delete_folder(folder)
 

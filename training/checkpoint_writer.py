@@ -31,6 +31,10 @@ class WriterSettings:
     fence: str | None = None
 
 
+class _Superseded(Exception):
+    """Others write in this worker's place; trying again is of no use."""
+
+
 class CheckpointWriter:
     """One rank's writer. One checkpoint at a time: ask `is_busy` before the next `begin`.
 
@@ -124,16 +128,26 @@ class CheckpointWriter:
                 time.sleep(LOOK_EVERY_S)
         whole = files
         persist(self._before_commit, until=until, on_trouble=on_trouble)
-        if persist(self._is_superseded, until=until, on_trouble=on_trouble):
-            raise StageFailed("the workers have been started again since", "", "")
-        fence = self._settings.fence
-        if fence is not None and persist(lambda: self._run.exists(fence), until=until, on_trouble=on_trouble):
-            raise StageFailed("another driver has taken the run over", "", "")
-        persist(lambda: write_marker(checkpoint, state, whole), until=until, on_trouble=on_trouble)
+
+        def write() -> None:
+            # Before each try: the storage may have been away for long.
+            self._require_its_turn()
+            write_marker(checkpoint, state, whole)
+
+        persist(write, until=until, on_trouble=on_trouble)
         # It is committed: what is in the way now costs storage, not the checkpoint.
         try:
+            persist(lambda: self._after_commit(state.step), until=until, on_trouble=on_trouble)
+            self._require_its_turn()
             sweep_checkpoint(checkpoint)
-            self._after_commit(state.step)
             prune_checkpoints(self._run, self._settings.keep, checkpoint_path(state.step), best_checkpoint(self._run))
-        except (DiptychError, OSError) as error:
-            self._say(f"old checkpoints could not be removed: {error}")
+        except (DiptychError, OSError, _Superseded) as error:
+            self._say(f"after the checkpoint of step {state.step:,} not all was tidied up: {error}")
+
+    def _require_its_turn(self) -> None:
+        """Raises _Superseded when others have begun to write in this worker's place."""
+        if self._is_superseded():
+            raise _Superseded("the workers have been started again since")
+        fence = self._settings.fence
+        if fence is not None and self._run.exists(fence):
+            raise _Superseded("another driver has taken the run over")

@@ -3,7 +3,6 @@
 import math
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -67,6 +66,9 @@ class Engine:
         self._is_bf16 = config.precision is Precision.BF16
         # At stage 0 fp32 weights are computed with in bf16; from stage 1 on the weights are bf16, and masters fp32.
         self._autocasts = self._is_bf16 and config.zero_stage == 0
+        if self._autocasts:
+            # Inside of the module: from outside, DeepSpeed switches CUDA's autocast off for the length of its forward.
+            model.forward = torch.autocast(device.type, torch.bfloat16)(model.forward)
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         self._deepspeed, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=_deepspeed_config(config, ranks, micro_batches, trained)
@@ -91,8 +93,7 @@ class Engine:
 
     def encode(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Unit image features and unit text features (n, D), with gradient where that is on."""
-        with self._precision():
-            outputs = self._deepspeed(images, tokens)
+        outputs = self._deepspeed(images, tokens)
         return outputs[0].to(self.feature_dtype), outputs[1].to(self.feature_dtype)
 
     def backward(self, loss: Tensor) -> None:
@@ -164,9 +165,6 @@ class Engine:
         """What the model keeps beside its parameters: batch normalisation's running statistics; equal on all ranks."""
         kept = self.module.state_dict().keys()
         return {name: buffer.detach() for name, buffer in self.module.named_buffers() if name in kept}
-
-    def _precision(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, torch.bfloat16) if self._autocasts else nullcontext()
 
     def _plain_norm(self) -> float | None:
         """The gradient's norm at stage 0, where DeepSpeed keeps none; None at the others."""

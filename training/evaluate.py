@@ -66,6 +66,23 @@ def parts_to_score(config: EvaluateConfig, held_out: DataSource | None) -> dict[
     return parts
 
 
+def require_score(name: str | None, config: EvaluateConfig) -> None:
+    """Raises ConfigError when `name`, of train.best_score, is none of the scores that the config gives."""
+    retrieval, zero_shot = config.retrieval, config.zero_shot
+    ways = ("text_to_image", "image_to_text") if retrieval else ()
+    given = [f"{way}_recall@{k}" for way in ways for k in (retrieval.k if retrieval else [])]
+    if zero_shot is not None:
+        given += ["zero_shot_accuracy", "zero_shot_mean_per_class"]
+        given += [f"zero_shot: {label}" for label in zero_shot.classes or []]
+    is_some_class = zero_shot is not None and zero_shot.classes is None and str(name).startswith("zero_shot: ")
+    if name is not None and name not in given and not is_some_class:
+        raise ConfigError(
+            f"train.best_score: got {name!r}.",
+            f"The validation gives {', '.join(given)}.",
+            "Name one of them.",
+        )
+
+
 def _room_of_one_node(nodes: list[dict[str, Any]]) -> tuple[int, int]:
     """Cores and GPUs for the task, which runs on one node, whatever the cluster has: one with a GPU if there is one."""
     rooms = [node["Resources"] for node in nodes if node["Alive"]]

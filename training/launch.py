@@ -20,7 +20,7 @@ from training.checkpoint import newest_checkpoint, step_of
 from training.config import TrainConfig
 from training.data_identity import data_identity
 from training.deepspeed_settings import with_settings_inside
-from training.evaluate import parts_to_score, validation_of
+from training.evaluate import parts_to_score, require_score, validation_of
 from training.model_names import check_hub_packages, check_model_name
 from training.records import PLAN_FILE, read_metrics
 from training.reservations import free_reservations
@@ -66,7 +66,9 @@ def check_training(config: TrainConfig, *, dataset_is_ready: bool) -> None:
     _require_whole_micro_batches(config)
     _require_full_micro_batches(config)
     if config.validate_every is not None:
-        parts_to_score(*validation_of(config))
+        validation, held_out = validation_of(config)
+        parts_to_score(validation, held_out)
+        require_score(config.best_score, validation)
     if dataset_is_ready:
         for source in config.training_sources():
             Dataset.open(source.path)
@@ -178,9 +180,10 @@ def _fit(
     from training.ray_callbacks import CatchSigterm, SaveBeforeResize, TellPlaces
     from training.worker import run_worker, settings_for
 
-    share = max(1, cluster.cpus // (cluster.gpus if use_gpu else config.max_workers))
-    threads = config.threads_per_worker or share
-    cpus = min(threads, share)  # no more than is used, so that other runs find room on the same cluster
+    share = max(1, cluster.cpus // config.max_workers)
+    # Of a node with GPUs, which may be yet to come, each worker takes its share by itself.
+    threads = config.threads_per_worker or (None if use_gpu else share)
+    cpus = min(threads or share, share)  # no more than is used, so that other runs find room on the same cluster
     # Ray Train's controller takes it from the driver's environment.
     os.environ[HEALTH_TIMEOUT_VARIABLE] = str(config.hang_timeout_s)
     settled = settle_pictures(with_settings_inside(config), run)
@@ -256,6 +259,26 @@ def _require_room(config: TrainConfig, cluster: Cluster, use_gpu: bool) -> None:
             "Each worker takes one.",
             "Lower train.workers or join a larger cluster with --address.",
         )
+    if use_gpu:
+        _require_cores_for_gpus(config.min_workers)
+
+
+def _require_cores_for_gpus(workers: int) -> None:
+    import ray
+
+    rooms = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus, both = (sum(int(count) for count in counts) for counts in zip(*map(_gpus_and_places, rooms), strict=True))
+    if gpus >= workers > both:  # with fewer GPUs than workers, others are yet to come
+        raise ConfigError(
+            f"train.workers: got {workers}; the nodes with the cluster's {gpus} GPUs have cores for {both} workers.",
+            "Each worker takes a GPU and a core of the same node.",
+            "Start the nodes with as many cores as GPUs (ray start --num-cpus), or lower train.workers.",
+        )
+
+
+def _gpus_and_places(room: dict[str, float]) -> tuple[float, float]:
+    """A node's GPUs, and how many workers find a GPU and a core there."""
+    return room.get("GPU", 0), min(room.get("GPU", 0), room.get("CPU", 0))
 
 
 def _result(run: Storage, steps: int) -> TrainResult:

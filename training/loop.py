@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from infra.append_log import AppendLog
 from infra.storage import Storage
-from training.agreement import StepFacts, gather_facts, total_digest
+from training.agreement import StepFacts, any_rank, gather_facts, total_digest
 from training.bad_steps import BadStepJudge, BadStepRule, TrainingStopped
 from training.best import write_best
 from training.board import DATA_PHASE, Heartbeat
@@ -52,6 +52,7 @@ from training.validate import Validator
 ATTEMPTS_FOLDER = "attempts"
 LOADER_THREADS = 2  # at least: reading waits for the disk
 SECONDS = 60.0
+LOOK_EVERY_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,7 @@ class _Training:
             self._run_steps(loader, first)
         except TrainingStopped:
             # The checkpoint that is being written is of an earlier step, and all ranks are here.
-            self._writer.wait()
+            self._wait_for_writer()
             raise
 
     def _run_steps(self, loader: TrainingLoader, first: int) -> None:
@@ -283,15 +284,15 @@ class _Training:
         return self._validator.validate(step)
 
     def _wait_for_writer(self) -> None:
+        """Waits until no rank is writing any more, asking again and again: longer than one collective may take."""
         self._heartbeat.at(self._clock.saved, "waiting for the checkpoint before")
         with self._ledger.time(Activity.CHECKPOINT):
-            self._writer.wait()
+            while any_rank(self._writer.is_busy, self._engine.device):
+                time.sleep(LOOK_EVERY_S)
 
     def _finish_writing(self) -> None:
         """Waits for the last checkpoint on all ranks: the first that ends may cost the others their process."""
-        self._writer.wait()
-        if self._worker.ranks > 1:
-            dist.barrier()
+        self._wait_for_writer()
         self._writer.finish()
 
     def _save(self, step: int) -> None:

@@ -5,16 +5,20 @@ Legend: a tile has R rows (images) and C columns (texts); a diagonal tile has th
 a tile is held once.
 """
 
+import os
 import shutil
+import sysconfig
 from collections.abc import Callable
-from functools import lru_cache
-from typing import TypeVar, cast
+from functools import lru_cache, wraps
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 CACHED_ROWS = 128
+MIN_COMPILED_ELEMENTS = 1 << 16  # smaller tiles, as those at the edges, come in many shapes and cost little
 
 TileFunction = TypeVar("TileFunction", bound=Callable[..., object])
 
@@ -94,17 +98,30 @@ def _log1p(values: Tensor) -> Tensor:
 
 def fused(function: TileFunction, device: torch.device) -> TileFunction:
     """The tile function as it runs fastest on the device: compiled on CUDA, where a compiler is there; else itself."""
-    return _compiled(function) if device.type == "cuda" and _can_compile() else function
+    return compiled(function) if device.type == "cuda" and _can_compile() else function
 
 
 @lru_cache
-def _compiled(function: TileFunction) -> TileFunction:
-    return cast(TileFunction, torch.compile(function, dynamic=True, fullgraph=True))
+def compiled(function: TileFunction, backend: Any = "inductor") -> TileFunction:
+    """The tile function, compiled for each shape of the larger tiles; what cannot be compiled runs as it is.
+
+    With shapes left open, the compiler would make one of its own for each place of a tile, since the vectors' parts are
+    views, and give up after eight.
+    """
+    compiled_function = cast(TileFunction, torch.compile(function, dynamic=False, backend=backend))
+
+    @wraps(function)
+    def run(products: Tensor, *others: Any) -> object:
+        return (compiled_function if products.numel() >= MIN_COMPILED_ELEMENTS else function)(products, *others)
+
+    return cast(TileFunction, run)
 
 
 @lru_cache
 def _can_compile() -> bool:
-    """Triton builds its launcher with the machine's C compiler."""
+    """Triton builds its launcher with the machine's C compiler, against Python's headers."""
     from torch.utils._triton import has_triton
 
-    return any(shutil.which(compiler) for compiler in ("cc", "gcc", "clang")) and bool(has_triton())
+    has_compiler = any(shutil.which(name) for name in (os.environ.get("CC"), "gcc", "clang") if name)
+    has_headers = Path(sysconfig.get_paths()["include"], "Python.h").exists()
+    return has_compiler and has_headers and bool(has_triton())

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from infra.append_log import read_log
 from infra.errors import StageFailed, UserError
+from infra.patience import persist
 from infra.remote_errors import unwrapped
 from infra.storage import Storage
 from training.checkpoint import newest_checkpoint, newest_whole_checkpoint, step_of
@@ -14,6 +15,8 @@ from training.lost_nodes import lost_nodes, recount_room
 from training.records import METRICS_FILE, parse_metrics
 from training.retry import RetryRule, RetryState, decide
 from training.watch import TrainingWatch
+
+MINUTE_S = 60.0
 
 
 class Restarts:
@@ -25,6 +28,7 @@ class Restarts:
         self._rule = RetryRule(config.max_restarts, config.max_error_restarts)
         self._state = RetryState()
         self._run, self._steps, self._watch, self._tell = run, steps, watch, tell
+        self._patience_s = config.checkpoint_patience_minutes * MINUTE_S
         self._is_elastic = config.min_workers < config.max_workers
         self._count_every_s, self._counted_at = config.resize_check_s, time.monotonic()
         self._failed_attempt: int | None = None
@@ -45,8 +49,12 @@ class Restarts:
         inner = unwrapped(error)
         if isinstance(inner, UserError):
             raise inner from error
-        failure = self._explained(failure_of(error, _steps_recorded(self._run) + 1))
-        decision = decide(self._rule, self._state, failure, steps_done(self._run, self._steps))
+        # What ended the workers may be the storage, which is as long away for us.
+        until = time.monotonic() + self._patience_s
+        recorded = persist(lambda: _steps_recorded(self._run), until=until)
+        done = persist(lambda: steps_done(self._run, self._steps), until=until)
+        failure = self._explained(failure_of(error, recorded + 1))
+        decision = decide(self._rule, self._state, failure, done)
         if not decision.is_retry:
             raise StageFailed(
                 "\n".join([f"The training stopped: {failure}", *(f"  {line}" for line in failure.lines)]),
@@ -79,7 +87,9 @@ def steps_done(run: Storage, steps: int) -> int:
 
 def _steps_recorded(run: Storage) -> int:
     """The step that the last group of workers did last, which may lie before that of an earlier one."""
-    last = 0
+    attempt = last = 0
     for metrics in parse_metrics(read_log(run, METRICS_FILE)):
-        last = metrics.step
+        # Lines of two machines come in the order of their clocks, which may differ.
+        if metrics.attempt >= attempt:
+            attempt, last = metrics.attempt, metrics.step
     return last

@@ -37,8 +37,8 @@ class Validator:
         say: Callable[[str], None],
     ) -> None:
         self._config, self._log, self._say = config, log, say
-        self.best = read_best(run)
         self._device = engine.device
+        self.best = _best_by_rank_zero(run, engine.device)
         self._encoder: RankEncoder | None = None
         if config.validate_every is not None:
             self._settings, held_out = validation_of(config)
@@ -54,7 +54,7 @@ class Validator:
     def validate(self, step: int) -> bool:
         """Scores the weights as they are; whether they are the best by now. Every rank calls it at once.
 
-        Raises ConfigError when train.best_score is none of the scores.
+        Raises ConfigError when train.best_score is a class that has no sample.
         """
         assert self._encoder is not None
         scores: list[Score] = []
@@ -154,6 +154,15 @@ class RankEncoder:
         gathered = own.new_empty(self._ranks * len(own), own.shape[1])
         dist.all_gather_single(gathered, own.contiguous())
         return gathered
+
+
+def _best_by_rank_zero(run: Storage, device: torch.device) -> Best | None:
+    """As rank 0 finds it: what is done next depends on it, and must not differ between ranks."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return read_best(run)
+    shared = [read_best(run) if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(shared, src=0, device=device if device.type == "cuda" else None)
+    return shared[0]
 
 
 def _of_rank_zero(value: float, device: torch.device) -> float:

@@ -25,13 +25,14 @@ from training.preemption import heeding_sigterm
 class WorkerSettings:
     """What the driver tells each worker. Cheap to pickle.
 
-    board: the actor that ranks report to. data: the identity of what is trained on. fence: see `Worker`.
+    threads: None for this worker's share of its node's cores. board: the actor that ranks report to. data: the identity
+    of what is trained on. fence: see `Worker`.
     """
 
     config: str
     run: str
     use_gpu: bool
-    threads: int
+    threads: int | None
     board: Any
     data: str | None
     fence: str | None = None
@@ -73,11 +74,21 @@ def prepare_process(config: TrainConfig, settings: WorkerSettings, local_rank: i
     if config.pin_cpus:
         # Of this thread; those that it starts inherit it.
         os.sched_setaffinity(0, cores_of(local_rank, local_ranks, sorted(os.sched_getaffinity(0))))
-    torch.set_num_threads(settings.threads)
+    torch.set_num_threads(settings.threads or max(1, _cores_of_this_node() // local_ranks))
     cv2.setNumThreads(1)  # the loader has threads of its own
     seed_process(config.seed)
     measure_communication()
+    if settings.use_gpu:
+        # DeepSpeed takes the GPU of this number; Ray Train's choice differs from it on nodes with more than ten.
+        os.environ["LOCAL_RANK"] = str(torch.cuda.current_device())
     initialize_deepspeed(settings.use_gpu)
+
+
+def _cores_of_this_node() -> int:
+    """As Ray counts them, which knows a container's limit; or, where it was told of none, those that there are."""
+    here = ray.get_runtime_context().get_node_id()
+    counts = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["NodeID"] == here]
+    return next(iter(counts), 0) or len(os.sched_getaffinity(0))
 
 
 def cores_of(local_rank: int, local_ranks: int, cores: list[int]) -> list[int]:
@@ -98,7 +109,7 @@ def settings_for(
     run: Storage,
     *,
     use_gpu: bool,
-    threads: int,
+    threads: int | None,
     board: Any,
     data: str | None,
     fence: str | None,

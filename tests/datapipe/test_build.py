@@ -80,7 +80,7 @@ def config(folder: Path, output: str = "dataset", **values: object) -> BuildConf
         "number_sample_per_shard": ROWS_PER_SHARD,
         "image_size": 64,
         "min_image_size": 40,
-        "timeout": 1.0,
+        "timeout": 2.5,  # what hangs takes so long; on a busy machine, good ones nearly so
         "retries": 0,
         "allow_private_addresses": ["127.0.0.1/32"],
     }

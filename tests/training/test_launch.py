@@ -30,6 +30,27 @@ def test_micro_batches_that_some_number_of_workers_cannot_fill_are_refused(value
         check(**values)
 
 
+@pytest.mark.parametrize(
+    ("name", "is_given"),
+    [
+        ("text_to_image_recall@5", True),
+        ("zero_shot: cat", True),
+        ("zero_shot_accuracy", True),
+        ("recall@1", False),
+        ("text_to_image_recall@2", False),
+        ("zero_shot: dog", False),
+    ],
+)
+def test_the_score_that_decides_is_one_that_the_validation_gives(name: str, is_given: bool):
+    zero_shot = {"label_col": "color", "classes": ["cat"]}
+    values = {"held_out": 0.2, "validate_every": 2, "validation": {"retrieval": {}, "zero_shot": zero_shot}}
+    if is_given:
+        check(**values, best_score=name)
+        return
+    with pytest.raises(ConfigError, match=rf"train.best_score: got '{name}'"):
+        check(**values, best_score=name)
+
+
 @pytest.mark.parametrize("size", range(1, 13))
 @pytest.mark.parametrize("workers", [[1, 3], [2, 6], [1, 12]])
 def test_no_worker_of_an_accepted_range_has_an_empty_micro_batch(workers: list[int], size: int):

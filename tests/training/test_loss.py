@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ranks import Ranks
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 
 from training import loss_tiles
 from training.loss import clip_loss, siglip_loss
@@ -407,6 +408,25 @@ def test_the_tiles_arithmetic_is_one_graph_for_a_compiler():
     torch.testing.assert_close(
         gradient(images @ texts.T, *arguments), loss_tiles.softmax_gradient(images @ texts.T, *arguments)
     )
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_tiles_in_other_places_are_not_compiled_again(monkeypatch: pytest.MonkeyPatch, name: str):
+    """The compiler gives up after eight; here it takes the graphs, and they run without it."""
+    torch._dynamo.reset()
+    compilers: dict[Any, CompileCounter] = {}
+
+    def compiled(function: Any, _device: torch.device) -> Any:
+        return loss_tiles.compiled(function, compilers.setdefault(function, CompileCounter()))
+
+    monkeypatch.setattr("training.loss.fused", compiled)
+    scalars = torch.tensor(10.0), torch.tensor(BIAS)
+    for rows in (256 * 5 + 13, 256 * 3 + 140):  # edges of many shapes
+        images, texts = (torch.tensor(each, dtype=torch.float32) for each in features("matched", rows, 8, 1))
+        leaves = [side.requires_grad_() for side in (images, texts)]
+        ours(name, *leaves, *scalars, tile=256).backward()
+        assert leaves[0].grad is not None and leaves[0].grad.isfinite().all()
+    assert compilers and all(1 <= compiler.frame_count <= 2 for compiler in compilers.values())
 
 
 def peak_of(_group: Any, name: str, rows: int) -> int:
