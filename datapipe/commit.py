@@ -114,5 +114,5 @@ def _commit_objects(output: Storage, objects: S3Objects, stats: ShardStats, stag
 def _write_marker(objects: S3Objects, stats: ShardStats, before: FileEntry | None) -> bool:
     name, data = marker_name(stats.shard), stats.to_json()
     if before is not None and before.version is not None:
-        return objects.replace(name, data, before.version)
-    return objects.create(name, data)
+        return objects.replace(name, data, before.version) is not None
+    return objects.create(name, data) is not None

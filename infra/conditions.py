@@ -23,7 +23,7 @@ def honours_conditions(url: str) -> bool:
         info = objects.info(name)
         if info is None:
             continue  # swept meanwhile by another process: the answers mean nothing
-        honoured = honoured and objects.replace(name, b"fourth", info.version or "")
+        honoured = honoured and objects.replace(name, b"fourth", info.version or "") is not None
         objects.delete([name])
         return honoured
 

@@ -83,10 +83,11 @@ class ObjectLease:
     def _take(self, expired: str | None) -> bool:
         """Creates the lease, or replaces the one of an expired version."""
         began, data = time.monotonic(), self._data()
-        taken = self._objects.replace(self._path, data, expired) if expired else self._objects.create(self._path, data)
-        if taken:
-            self._note(began)
-        return taken
+        objects, path = self._objects, self._path
+        version = objects.replace(path, data, expired) if expired else objects.create(path, data)
+        if version is not None:
+            self._version, self._renewed_at = version, began
+        return version is not None
 
     def _keep(self) -> None:
         while not self._ended.wait(self._expires_after_s * RENEW_SHARE):
@@ -105,8 +106,9 @@ class ObjectLease:
         """Says whether the lease is still this holder's. Raises StorageFailed."""
         for _ in range(2):
             began = time.monotonic()
-            if self._hasty.replace(self._path, self._data(), self._version):
-                self._note(began)
+            version = self._hasty.replace(self._path, self._data(), self._version)
+            if version is not None:
+                self._version, self._renewed_at = version, began
                 return True
             info = self._hasty.info(self._path)
             if info is None or json.loads(_holder_in(self._hasty.read_bytes(self._path))) != self._holder:
@@ -114,12 +116,6 @@ class ObjectLease:
             # It was written by this holder, which did not hear the answer.
             self._version = info.version or ""
         raise StorageFailed(f"{self._objects.url}/{self._path} changes under its holder's hands.")
-
-    def _note(self, began: float) -> None:
-        info = self._hasty.info(self._path)
-        if info is None or info.version is None:
-            raise StorageFailed(f"{self._objects.url}/{self._path} was written and is not there.")
-        self._version, self._renewed_at = info.version, began
 
     def _data(self) -> bytes:
         self._renewals += 1

@@ -152,15 +152,15 @@ class S3Objects:
         with ThreadPoolExecutor(PARTS_AT_ONCE) as pool:
             return list(pool.map(put, range(1, count + 1)))
 
-    def create(self, path: str, data: bytes) -> bool:
-        """Writes the object unless there is one (`If-None-Match: *`); says whether it is now this writer's.
+    def create(self, path: str, data: bytes) -> str | None:
+        """Writes the object unless there is one (`If-None-Match: *`); returns its version if it is now this writer's.
 
         Servers that do not know conditions write it in any case: see `infra.conditions`.
         """
         return self._write_if(path, data, {"IfNoneMatch": "*"})
 
-    def replace(self, path: str, data: bytes, version: str) -> bool:
-        """Writes the object if it still has this version (`If-Match`); says whether it is now this writer's."""
+    def replace(self, path: str, data: bytes, version: str) -> str | None:
+        """Writes the object if it still has this version (`If-Match`); returns the new one if it is this writer's."""
         return self._write_if(path, data, {"IfMatch": version})
 
     def delete(self, paths: list[str]) -> None:
@@ -228,26 +228,27 @@ class S3Objects:
                         raise
         raise AssertionError
 
-    def _write_if(self, path: str, data: bytes, condition: dict[str, str]) -> bool:
+    def _write_if(self, path: str, data: bytes, condition: dict[str, str]) -> str | None:
         from botocore.exceptions import ClientError
 
         token = secrets.token_hex(16)
         with explained(f"{self.url}/{path}"):
             for _ in range(CONDITION_TRIES):
                 try:
-                    self._client().put_object(**self._key(path), Body=data, Metadata={WRITER: token}, **condition)
-                    return True
+                    place = self._key(path)
+                    done = self._client().put_object(**place, Body=data, Metadata={WRITER: token}, **condition)
+                    return str(done["ETag"])
                 except ClientError as error:
                     if error_code(error) in CONDITION_FAILED | MISSING:
                         # The write may be our own: done, its answer lost, and tried again by boto3.
                         head = self._head(path)
-                        return head is not None and head.get("Metadata", {}).get(WRITER) == token
+                        is_own = head is not None and head.get("Metadata", {}).get(WRITER) == token
+                        return str(head["ETag"]) if head is not None and is_own else None
                     if error_code(error) == UNKNOWN:
-                        self.write_bytes(path, data)
-                        return True
+                        return self.write_bytes(path, data)
                     if error_code(error) != CONFLICT:
                         raise
-        return False
+        return None
 
 
 def _multipart_version(parts: list[dict[str, Any]]) -> str:

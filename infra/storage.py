@@ -128,7 +128,7 @@ class Storage:
         Where conditions are not known (see `infra.conditions`), two that write at the same moment may both win.
         """
         if self.s3 is not None:
-            return self.s3.create(path, data)
+            return self.s3.create(path, data) is not None
         if self.is_local:
             return create_local(self.local_path(path), data)
         if self.exists(path):

@@ -104,11 +104,14 @@ def test_an_upload_that_was_left_open_is_swept(store: ObjectStore, storage: Stor
 
 
 def test_only_one_writer_creates_and_only_the_current_version_is_replaced(objects: S3Objects):
-    assert objects.create("marker", b"first") and not objects.create("marker", b"second")
+    version = objects.create("marker", b"first")
+    assert version is not None and objects.create("marker", b"second") is None
     info = objects.info("marker")
-    assert info is not None and info.version is not None
-    assert objects.replace("marker", b"third", info.version)
-    assert not objects.replace("marker", b"fourth", info.version)
+    assert info is not None and info.version == version
+    replaced = objects.replace("marker", b"third", version)
+    info = objects.info("marker")
+    assert info is not None and info.version == replaced
+    assert not objects.replace("marker", b"fourth", version)
     assert not objects.replace("missing", b"fifth", info.version)
     assert objects.read_bytes("marker") == b"third"
 
@@ -129,9 +132,9 @@ def test_a_reply_that_got_lost_does_not_make_a_writer_believe_that_another_one_w
     objects: S3Objects, proxy: FaultProxy
 ):
     proxy.lose_reply(key_contains="marker")
-    assert objects.create("marker", b"mine")
+    version = objects.create("marker", b"mine")
     info = objects.info("marker")
-    assert info is not None and info.version is not None
+    assert info is not None and info.version is not None and info.version == version
     proxy.lose_reply(key_contains="marker")
     assert objects.replace("marker", b"mine still", info.version)
     assert len(proxy.met) == 2 and objects.read_bytes("marker") == b"mine still"
