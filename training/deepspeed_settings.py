@@ -72,7 +72,21 @@ def with_settings_inside(config: TrainConfig) -> TrainConfig:
     """
     users = user_settings(config)
     merged(settled_settings(config), users)
+    _refuse_other_sums(config, users)
     return config.model_copy(update={"deepspeed": users})
+
+
+def _refuse_other_sums(config: TrainConfig, users: Mapping[str, Any]) -> None:
+    """At stage 1, DeepSpeed then takes an optimizer that keeps its fp32 weights where no checkpoint finds them."""
+    types = users.get("data_types")
+    sums = types.get("grad_accum_dtype", AUTO) if isinstance(types, dict) else AUTO
+    is_bf16 = config.precision is Precision.BF16
+    if config.zero_stage == 1 and is_bf16 and sums not in (AUTO, None, "bf16"):
+        raise ConfigError(
+            f"train.deepspeed.data_types.grad_accum_dtype: got {json.dumps(sums)} with train.zero_stage 1.",
+            "At stage 1 in bf16 the gradients of micro-batches are summed in bf16; at stages 2 and 3 fp32 goes as well.",
+            "Leave it out, or set train.zero_stage to 2 or 3.",
+        )
 
 
 def merged(ours: Mapping[str, Any], users: Mapping[str, Any]) -> dict[str, Any]:
