@@ -84,7 +84,7 @@ def _refuse_other_sums(config: TrainConfig, users: Mapping[str, Any]) -> None:
     if config.zero_stage == 1 and is_bf16 and sums not in (AUTO, None, "bf16"):
         raise ConfigError(
             f"train.deepspeed.data_types.grad_accum_dtype: got {json.dumps(sums)} with train.zero_stage 1.",
-            "At stage 1 in bf16 the gradients of micro-batches are summed in bf16; at stages 2 and 3 fp32 goes as well.",
+            "At stage 1 in bf16 the gradients of micro-batches are summed in bf16; at 2 and 3 fp32 goes as well.",
             "Leave it out, or set train.zero_stage to 2 or 3.",
         )
 
