@@ -94,7 +94,7 @@ def test_what_diptych_does_itself_is_refused_before_a_worker_starts(key: str, va
 
 def test_sums_in_fp32_are_refused_where_deepspeed_hides_its_weights():
     sums = {"data_types": {"grad_accum_dtype": "fp32"}}
-    with pytest.raises(ConfigError, match='grad_accum_dtype: got "fp32" with train.zero_stage 1'):
+    with pytest.raises(ConfigError, match=r'grad_accum_dtype: got "fp32" with train.zero_stage 1'):
         with_settings_inside(config(1, deepspeed=sums, precision="bf16"))
     assert with_settings_inside(config(2, deepspeed=sums, precision="bf16")).deepspeed == sums
     assert with_settings_inside(config(1, deepspeed=sums)).deepspeed == sums
