@@ -4,7 +4,7 @@ import contextlib
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from orchestrator.records import begin_drive, end_drive
 from orchestrator.report_refresh import refreshing_report
 from orchestrator.run import check_run, open_run
 from orchestrator.run_state import RunState
+from orchestrator.stage_state import stages_left
 from orchestrator.stages import check_stages, refresh_run_report, require_sections, run_stages, write_run_report
 
 DRIVER_LOG = "driver.log"
@@ -41,7 +42,8 @@ def drive(
     require_sections(config, stages)
     check_stages(config, stages)
     check_run(config)
-    with driving(config.folder, ", ".join(stages), progress_form) as driver:
+    left = partial(stages_left, config, did=stages)
+    with driving(config.folder, ", ".join(stages), progress_form, left=left) as driver:
         open_run(driver, config)
         with refreshing_report(partial(refresh_run_report, config, driver), driver.progress.note):
             run_stages(driver, config, stages, address=address)
@@ -66,7 +68,7 @@ def evaluate_checkpoint(config: RunConfig, checkpoint: str, *, address: str | No
     check_run(config)
     held_out = config.train.held_out_source() if config.train else None
     with (
-        driving(config.folder, f"evaluate {Path(source.url).name}") as driver,
+        driving(config.folder, f"evaluate {Path(source.url).name}", left=partial(stages_left, config)) as driver,
         connect(driver.logs, address=address),
     ):
         open_run(driver, config)
@@ -76,8 +78,17 @@ def evaluate_checkpoint(config: RunConfig, checkpoint: str, *, address: str | No
 
 
 @contextlib.contextmanager
-def driving(folder: Storage, command: str, progress_form: ProgressForm = ProgressForm.AUTO) -> Iterator[Driver]:
-    """The block's process is the folder's driver. How it ends is recorded; an error gets the logs' place."""
+def driving(
+    folder: Storage,
+    command: str,
+    progress_form: ProgressForm = ProgressForm.AUTO,
+    *,
+    left: Callable[[], Sequence[str]] = tuple,
+) -> Iterator[Driver]:
+    """The block's process is the folder's driver. How it ends is recorded; an error gets the logs' place.
+
+    `left` tells at the block's end which stages of the run are still to do: only without any is the run done.
+    """
     with (
         hold(folder, partial(print, file=sys.stderr, flush=True)) as lease,
         logs_folder(folder) as logs,
@@ -91,7 +102,7 @@ def driving(folder: Storage, command: str, progress_form: ProgressForm = Progres
             driver = Driver(folder, drive, lease, progress, logs)
             driver.tell("began to drive", command)
             with (
-                _ending(driver, keeper),
+                _ending(driver, keeper, left),
                 watching(folder, drive, lease, progress.note) as watch,
                 _reasons(driver, watch),
             ):
@@ -125,10 +136,11 @@ def _credentials_ended(driver: Driver, refusal: DiptychError) -> CredentialsEnde
 
 
 @contextlib.contextmanager
-def _ending(driver: Driver, keeper: Keeper) -> Iterator[None]:
+def _ending(driver: Driver, keeper: Keeper, left: Callable[[], Sequence[str]]) -> Iterator[None]:
     """Records how the block ends."""
     try:
         yield
+        to_do = left()
     except (KeyboardInterrupt, SystemExit) as error:
         notes = getattr(error, "__notes__", [])
         _record_ending(driver, keeper, RunState.STOPPED, notes[0] if notes else "stopped by the user")
@@ -143,7 +155,8 @@ def _ending(driver: Driver, keeper: Keeper) -> Iterator[None]:
         if getattr(error, "exit_code", 1) != 2 or not isinstance(error, DiptychError):
             error.add_note(f"Logs: {driver.folder.at(LOGS_FOLDER).url}")
         raise
-    _record_ending(driver, keeper, RunState.DONE, f"{driver.drive.command}: all of it is done")
+    state, more = (RunState.PARTIAL, f"; still to do: {', '.join(to_do)}") if to_do else (RunState.DONE, "")
+    _record_ending(driver, keeper, state, f"{driver.drive.command}: all of it is done{more}")
 
 
 def _record_ending(

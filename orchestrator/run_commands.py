@@ -47,8 +47,9 @@ def runs(storage: str, as_json: bool) -> None:
 def status(run_folder: str, watch: bool, as_json: bool) -> None:
     """How a run stands: its stages with progress, rate and time left, its restarts and why, its last checkpoint.
 
-    The states are queued, running, retrying, lost (its driver died), stopping, stopped, failed and done. Exit code 1
-    for a run that is lost or has failed, 130 for one that was stopped, 0 for all others.
+    The states are queued, running, retrying, lost (its driver died), stopping, stopped, failed, partial (a command did
+    its part, and stages are left) and done. Exit code 1 for a run that is lost or has failed, 130 for one that was
+    stopped, 0 for all others.
 
     \b
     Examples:
@@ -77,8 +78,8 @@ def status(run_folder: str, watch: bool, as_json: bool) -> None:
 def logs(run_folder: str, follow: bool, as_json: bool) -> None:
     """The lines that a run's drivers have said so far, all drives in order, each with its time in UTC.
 
-    With -f the exit code is the run's: 0 done, 1 failed or lost, 130 stopped. What libraries and Ray had to say lies
-    in the run's folder logs/.
+    With -f the exit code is the run's: 0 done or partial, 1 failed or lost, 130 stopped. What libraries and Ray
+    had to say lies in the run's folder logs/.
 
     \b
     Examples:

@@ -8,7 +8,7 @@ from infra.progress import duration
 
 
 class RunState(StrEnum):
-    """Where a run stands."""
+    """Where a run stands. Partial: what was asked for is done, and stages of its config are left."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -17,6 +17,7 @@ class RunState(StrEnum):
     STOPPING = "stopping"
     STOPPED = "stopped"
     FAILED = "failed"
+    PARTIAL = "partial"
     DONE = "done"
 
     @property
@@ -30,7 +31,7 @@ class RunState(StrEnum):
         return EXIT_CODES.get(self, 0)
 
 
-ENDED = frozenset({RunState.LOST, RunState.STOPPED, RunState.FAILED, RunState.DONE})
+ENDED = frozenset({RunState.LOST, RunState.STOPPED, RunState.FAILED, RunState.PARTIAL, RunState.DONE})
 EXIT_CODES = {RunState.LOST: 1, RunState.FAILED: 1, RunState.STOPPED: 130}
 
 
@@ -54,7 +55,7 @@ class Drive:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a driver ended; written once. `state` is one of stopped, failed, done."""
+    """How a driver ended; written once. `state` is one of stopped, failed, partial, done."""
 
     state: RunState
     reason: str

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from infra.errors import UserError
 from infra.storage import Storage, storage_of
 from orchestrator.config import RunConfig, Stage
 from orchestrator.run import EVALUATION_FOLDER, EXPORT_FOLDER, stage_facts
@@ -63,6 +64,23 @@ def is_done(stage: Stage, config: RunConfig, folder: Storage) -> bool:
     """Whether its result is there, made from the inputs that it has now."""
     facts = stage_facts(folder, stage)
     return facts is not None and facts == inputs_of(stage, config, folder) and _has_result(stage, config, folder)
+
+
+def stages_left(config: RunConfig, *, did: Sequence[Stage] = ()) -> tuple[Stage, ...]:
+    """The config's stages, but those that a command just did, that are not noted as done with their inputs of now.
+
+    Unlike `is_done` this reads no results, some of which are large.
+    """
+    configured = [stage for stage in Stage if getattr(config, stage.value) is not None]
+    return tuple(stage for stage in configured if stage not in did and not _is_noted(stage, config))
+
+
+def _is_noted(stage: Stage, config: RunConfig) -> bool:
+    facts = stage_facts(config.folder, stage)
+    try:
+        return facts is not None and facts == inputs_of(stage, config, config.folder)
+    except UserError:
+        return False
 
 
 def inputs_of(stage: Stage, config: RunConfig, folder: Storage) -> dict[str, Any]:

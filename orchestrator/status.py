@@ -172,10 +172,10 @@ def restarts_of(events: list[Event]) -> Iterator[Restart]:
             yield Restart(event.at, event.text)
         elif event.what == DRIVE_EVENT and event.drive != first:
             before = [each for each in events if each.drive == event.drive - 1 and each.what in ENDINGS]
-            if before and before[-1].what == RunState.DONE:
+            if before and before[-1].what in (RunState.DONE, RunState.PARTIAL):
                 continue  # another stage, or nothing at all, was to be done
             why = f"the driver before {before[-1].what}: {before[-1].text}" if before else "the driver before died"
             yield Restart(event.at, f"driven again by {event.who} ({why})")
 
 
-ENDINGS = (RunState.STOPPED.value, RunState.FAILED.value, RunState.DONE.value)
+ENDINGS = (RunState.STOPPED.value, RunState.FAILED.value, RunState.PARTIAL.value, RunState.DONE.value)

@@ -22,10 +22,11 @@ from orchestrator.records import (
 )
 from orchestrator.run import CONFIG_FILE, check_run, create_run, read_identity, refuse_other_config
 from orchestrator.run_state import RunState
+from orchestrator.stage_state import stages_left
 from orchestrator.stages import check_stages, configured_stages
 
 ENTRYPOINT = f"python -m orchestrator run {CONFIG_NAME} --address auto"
-GO_ON = frozenset({RunState.QUEUED, RunState.LOST, RunState.STOPPED, RunState.FAILED})
+GO_ON = frozenset({RunState.QUEUED, RunState.LOST, RunState.STOPPED, RunState.FAILED, RunState.PARTIAL})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +51,9 @@ class Submission:
 def submit_run(config: RunConfig, address: str) -> Submission:
     """Makes the run and hands it to the cluster whose dashboard is at `address`; returns at once.
 
-    A run that was stopped, failed or lost is submitted again; one that is under way or done is left alone, and so of
-    several submissions at the same moment one counts. Raises ConfigError when a run of this name has another config,
-    MachineError when no cluster answers.
+    A run that was stopped, failed, lost or done in part is submitted again; one that is under way or done is left
+    alone, and so of several submissions at the same moment one counts. Raises ConfigError when a run of this name has
+    another config, MachineError when no cluster answers.
     """
     stages = configured_stages(config)
     check_run(config)
@@ -63,7 +64,8 @@ def submit_run(config: RunConfig, address: str) -> Submission:
     refuse_other_config(config, folder)
     create_run(config)
     standing = read_standing(folder)
-    if standing.state not in GO_ON:
+    has_work = standing.state in GO_ON or (standing.state is RunState.DONE and stages_left(config))
+    if not has_work:
         return Submission(config.name, folder.url, standing.state, None)
     job = _submit(client, address, config)
     return Submission(config.name, folder.url, read_standing(folder).state, job)

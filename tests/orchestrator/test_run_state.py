@@ -39,7 +39,7 @@ def test_the_state_follows_from_the_records_and_the_leases_age(facts: RunFacts, 
     assert standing.state is state and standing.reason
 
 
-@pytest.mark.parametrize("state", [RunState.STOPPED, RunState.FAILED, RunState.DONE])
+@pytest.mark.parametrize("state", [RunState.STOPPED, RunState.FAILED, RunState.PARTIAL, RunState.DONE])
 @pytest.mark.parametrize("lease_age_s", [None, ALIVE, DEAD])
 @pytest.mark.parametrize("stop", [None, STOP])
 @pytest.mark.parametrize("retrying", [None, "a worker died"])
@@ -52,6 +52,7 @@ def test_an_ending_is_final_whatever_else_there_is(
 
 def test_who_waits_for_a_run_learns_its_outcome_from_the_exit_code():
     assert {state: state.exit_code for state in RunState if state.is_ended} == {
+        RunState.PARTIAL: 0,
         RunState.DONE: 0,
         RunState.FAILED: 1,
         RunState.LOST: 1,

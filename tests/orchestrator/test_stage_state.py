@@ -17,9 +17,12 @@ from infra.errors import ConfigError
 from orchestrator.cli import cli
 from orchestrator.config import RunConfig, Stage, load_config
 from orchestrator.drive import drive
+from orchestrator.records import read_events, read_standing
 from orchestrator.run import EVALUATION_FOLDER
+from orchestrator.run_state import RunState, Standing
 from orchestrator.stage_state import Verdict, inputs_of, plan_stages
 from orchestrator.stages import RUNNERS, StageContext, configured_stages
+from orchestrator.status import restarts_of
 from training.checkpoint import CheckpointState
 from training.records import SCORES_FILE
 
@@ -96,6 +99,20 @@ def test_what_depends_on_a_change_is_stale_and_nothing_else(place: Path, dataset
     assert verdicts(place) == [DONE, STALE, STALE]
     dataset.storage.delete("columns/phash/00001.parquet")
     assert verdicts(place)[0] is TO_DO
+
+
+def test_a_command_that_did_less_than_the_config_names_leaves_a_partial_run(place: Path, dataset: Dataset):
+    call("curate", place)
+    folder = load_config(place).folder
+    told = CliRunner().invoke(cli, ["status", folder.url])
+    assert told.exit_code == 0 and "curate: all of it is done; still to do: annotate, train" in told.stdout
+    followed = CliRunner().invoke(cli, ["logs", folder.url, "-f"])
+    assert followed.exit_code == 0 and followed.stderr.startswith("partial: curate")
+    finish(place, dataset)  # which curates again, before the training has its result
+    assert read_standing(folder) == Standing(RunState.PARTIAL, "curate: all of it is done; still to do: train")
+    call("curate", place)
+    assert read_standing(folder) == Standing(RunState.DONE, "curate: all of it is done")
+    assert not list(restarts_of(read_events(folder)))
 
 
 def test_what_another_run_made_under_the_same_name_is_not_ones_own(place: Path, dataset: Dataset):
