@@ -2,15 +2,13 @@
 
 import os
 import re
-from collections.abc import Iterator
-from typing import Any
 
 import yaml
 
 from infra.deploy.needs import BUILD_NODE_CPUS, CPUS_PER_WORKER, ClusterNeeds, usual_workers_per_node
 from infra.errors import ConfigError
-from infra.settings import absolute_place
 from orchestrator.config import RunConfig
+from orchestrator.places import local_places, texts_of
 
 AUTOSCALED_BUILD_TASKS = 32  # what `build.tasks: null` stands for where nodes come only when tasks wait for them
 MAX_NAME_LENGTH = 40  # KubeRay allows a RayJob 47, and what belongs to it has a longer name
@@ -86,8 +84,7 @@ def _needs(config: RunConfig, workers_per_node: int | None, shared_folder: str |
 
 def _resolved(config: RunConfig) -> str:
     """The config with its references, overrides and paths resolved, and without what is as by default."""
-    absolute = config.model_copy(update={"storage": absolute_place(config.storage)})
-    values = absolute.model_dump(mode="json", exclude_defaults=True)
+    values = config.model_dump(mode="json", exclude_defaults=True)
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
@@ -99,9 +96,7 @@ def _label(name: str) -> str:
 
 def _shared_folder(config: RunConfig) -> str | None:
     """The one folder that holds all local places of the config; None when it has none."""
-    values = config.model_dump(mode="json") | {"storage": absolute_place(config.storage)}
-    # A condition's value is the user's, and no place.
-    places = [text for key, text in _texts(values) if text.startswith("/") and ".where." not in key]
+    places = [place for _, place in local_places(config)]
     if not places:
         return None
     folder = os.path.commonpath([_parent(place) for place in places])
@@ -120,22 +115,10 @@ def _parent(place: str) -> str:
 
 
 def _refuse_credentials(config: RunConfig) -> None:
-    for key, text in _texts(config.model_dump(mode="json")):
+    for key, text in texts_of(config.model_dump(mode="json")):
         if CREDENTIALS_IN_AN_ADDRESS.search(text):
             raise ConfigError(
                 f"{key} holds a user and a password.",
                 "A file for a cluster is kept and shown: it may hold no credentials.",
                 "Take them out; give them by environment variables, a Kubernetes secret or an instance's role.",
             )
-
-
-def _texts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Every text of nested dicts and lists, with its key."""
-    if isinstance(value, str):
-        yield path, value
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _texts(inner, f"{path}.{key}".lstrip("."))
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _texts(inner, path)

@@ -40,7 +40,7 @@ class RunConfig(Settings):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     """The run's name: letters, digits, dot, dash and underscore. Default: the config file's name."""
-    storage: Place = "runs"
+    storage: Annotated[Place, Field(validate_default=True)] = "runs"
     """The folder in which run folders lie: s3://bucket/runs, or one of a local or mounted file system."""
     build: BuildConfig | None = None
     """URL list → dataset."""

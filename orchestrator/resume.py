@@ -29,14 +29,16 @@ def resume_run(
     return drive(config, configured_stages(config), address=address, progress_form=progress_form)
 
 
-def resubmit_run(folder: Storage, overrides: Sequence[str], address: str) -> Submission:
+def resubmit_run(
+    folder: Storage, overrides: Sequence[str], address: str, *, shared_folder: str | None = None
+) -> Submission:
     """Hands what is missing of the run to the cluster whose dashboard is at `address`; returns at once.
 
     Raises UserError, CorruptData where all would be lost, and MachineError when no cluster answers.
     """
     config = stored_config(folder, overrides)
     _require_checkpoint(folder)
-    return submit_run(config, address)
+    return submit_run(config, address, shared_folder=shared_folder)
 
 
 def stored_config(folder: Storage, overrides: Sequence[str] = ()) -> RunConfig:

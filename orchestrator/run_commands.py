@@ -18,6 +18,12 @@ from orchestrator.options import (
 
 WATCH_EVERY_S = 2.0
 
+shared_folder_option = click.option(
+    "--shared-folder",
+    metavar="FOLDER",
+    help="A folder that every node of the cluster mounts at this path; a job's run and datasets lie there or on S3.",
+)
+
 
 @click.command()
 @click.argument("storage", metavar="STORAGE")
@@ -148,9 +154,17 @@ def stop(run_folder: str, now: bool, wait: bool, as_json: bool) -> None:
     help="A running Ray cluster to drive it on from here, or the dashboard of one that is handed the run as a job; "
     "default: this machine.",
 )
+@shared_folder_option
 @progress_option
 @json_option
-def resume(run_folder: str, overrides: tuple[str, ...], address: str | None, progress_form: str, as_json: bool) -> None:
+def resume(
+    run_folder: str,
+    overrides: tuple[str, ...],
+    address: str | None,
+    shared_folder: str | None,
+    progress_form: str,
+    as_json: bool,
+) -> None:
     """Goes on with a run from its storage alone: with the config that lies there, from its last checkpoint.
 
     Any machine will do, and any cluster. Overrides may change what the result does not depend on (train.workers, …).
@@ -168,7 +182,7 @@ def resume(run_folder: str, overrides: tuple[str, ...], address: str | None, pro
 
     folder = storage_of(run_folder)
     if address is not None and address.startswith(("http://", "https://")):
-        found = resubmit_run(folder, overrides, address)
+        found = resubmit_run(folder, overrides, address, shared_folder=shared_folder)
         print_record(found, found.lines(), as_json)
         return
     resume_run(folder, overrides, address=address, progress_form=ProgressForm(progress_form))
@@ -181,12 +195,14 @@ def resume(run_folder: str, overrides: tuple[str, ...], address: str | None, pro
 @config_argument
 @overrides_argument
 @click.option("--address", metavar="http://HEAD:8265", required=True, help="The dashboard of the cluster's head.")
+@shared_folder_option
 @json_option
-def submit(config: Path, overrides: tuple[str, ...], address: str, as_json: bool) -> None:
+def submit(config: Path, overrides: tuple[str, ...], address: str, shared_folder: str | None, as_json: bool) -> None:
     """Hands a run to a Ray cluster and returns at once.
 
     Our code and the config travel with the job, so that the cluster needs our dependencies and no shared file system;
-    the run lies in its storage, where logs, status, stop and resume find it from anywhere. Of several submissions of
+    the run lies in its storage, where logs, status, stop and resume find it from anywhere. A local storage or dataset
+    is refused, unless it lies in the --shared-folder. Of several submissions of
     one name one counts; with another config it is refused. Credentials are the cluster's own: none are sent.
 
     \b
@@ -196,7 +212,7 @@ def submit(config: Path, overrides: tuple[str, ...], address: str, as_json: bool
     from orchestrator.config import load_config
     from orchestrator.submit import submit_run
 
-    found = submit_run(load_config(config, overrides), address)
+    found = submit_run(load_config(config, overrides), address, shared_folder=shared_folder)
     print_record(found, found.lines(), as_json)
 
 

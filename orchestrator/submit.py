@@ -11,6 +11,7 @@ from infra.cluster import QUIET_RAY
 from infra.errors import MachineError, RunError
 from orchestrator.config import RunConfig
 from orchestrator.package import CONFIG_NAME, write_package
+from orchestrator.places import require_cluster_places
 from orchestrator.records import (
     SUBMIT_EVENT,
     Event,
@@ -37,6 +38,7 @@ class Submission:
     folder: str
     state: RunState
     job: str | None
+    note: str | None = None
 
     def lines(self) -> list[str]:
         """What the user needs to follow it."""
@@ -45,17 +47,20 @@ class Submission:
             f"{first}, job {self.job}" if self.job else f"{first}: nothing was submitted",
             f"Follow it: diptych logs {self.folder} -f",
             f"Stop it:   diptych stop {self.folder}",
+            *([self.note] if self.note else []),
         ]
 
 
-def submit_run(config: RunConfig, address: str) -> Submission:
+def submit_run(config: RunConfig, address: str, *, shared_folder: str | None = None) -> Submission:
     """Makes the run and hands it to the cluster whose dashboard is at `address`; returns at once.
 
     A run that was stopped, failed, lost or done in part is submitted again; one that is under way or done is left
-    alone, and so of several submissions at the same moment one counts. Raises ConfigError when a run of this name has
-    another config, MachineError when no cluster answers.
+    alone, and so of several submissions at the same moment one counts. `shared_folder` is the one that all nodes
+    mount, if there is one. Raises ConfigError when a run of this name has another config, or places that the nodes
+    do not see, MachineError when no cluster answers.
     """
     stages = configured_stages(config)
+    note = require_cluster_places(config, shared_folder)
     check_run(config)
     client = _client(address)
     check_stages(config, stages)
@@ -66,9 +71,9 @@ def submit_run(config: RunConfig, address: str) -> Submission:
     standing = read_standing(folder)
     has_work = standing.state in GO_ON or (standing.state is RunState.DONE and stages_left(config))
     if not has_work:
-        return Submission(config.name, folder.url, standing.state, None)
+        return Submission(config.name, folder.url, standing.state, None, note)
     job = _submit(client, address, config)
-    return Submission(config.name, folder.url, read_standing(folder).state, job)
+    return Submission(config.name, folder.url, read_standing(folder).state, job, note)
 
 
 def _submit(client: Any, address: str, config: RunConfig) -> str | None:

@@ -127,3 +127,9 @@ def test_what_is_kept_is_read_back_as_it_is_with_its_nulls(tmp_path: Path):
     config = load_config(path)
     (tmp_path / "run.yaml").write_bytes(config.to_yaml())
     assert load_config(tmp_path / "run.yaml").train == config.train
+
+
+def test_the_default_storage_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "owls.yaml").write_text("build: {input: a.csv, output: b}\n")
+    monkeypatch.chdir(tmp_path)
+    assert load_config(tmp_path / "owls.yaml").storage == str(tmp_path / "runs")

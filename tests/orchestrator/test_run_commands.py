@@ -11,11 +11,12 @@ from object_store import ObjectStore
 from other_stores import nanio
 from store_client import UseStore
 
-from infra.errors import DiptychError
+from infra.errors import ConfigError, DiptychError
 from infra.lease import hold
 from infra.storage import Storage, storage_of
 from orchestrator.cli import cli
 from orchestrator.config import RunConfig, load_config
+from orchestrator.places import require_cluster_places
 from orchestrator.records import (
     SUBMIT_EVENT,
     Event,
@@ -185,6 +186,23 @@ def test_a_name_with_another_config_is_refused_with_the_difference(run: Storage,
     other = config.model_copy(update={"train": config.train.model_copy(update={"lr": 0.5, "steps": 7})})
     with pytest.raises(DiptychError, match=r"train\.lr 0\.0005 → 0\.5; train\.steps 9 → 7"):
         refuse_other_config(other, run)
+
+
+def test_a_job_is_not_given_places_that_the_nodes_do_not_see(config: RunConfig, tmp_path: Path):
+    place = tmp_path / "birds.yaml"
+    address = ["--address", "http://127.0.0.1:9"]
+    refused = call("submit", place, *address)
+    assert isinstance(refused.exception, ConfigError) and refused.exception.exit_code == 2
+    assert f"storage {tmp_path}/runs, train.data {tmp_path}/data" in str(refused.exception)
+    half = call("submit", place, "storage=s3://b/runs", *address)
+    assert isinstance(half.exception, ConfigError) and f": train.data {tmp_path}/data." in str(half.exception)
+    other = call("submit", place, *address, "--shared-folder", tmp_path / "data")
+    assert isinstance(other.exception, ConfigError) and f": storage {tmp_path}/runs." in str(other.exception)
+    assert not config.folder.exists("run.yaml")
+    note = require_cluster_places(config, str(tmp_path))
+    assert note == f"Every node of the cluster must see {tmp_path}/data, {tmp_path}/runs"
+    in_bucket = load_config(place, ["storage=s3://b/runs", "train=null", f"build={{input: {place}, output: s3://b/d}}"])
+    assert require_cluster_places(in_bucket, None) == f"Every node of the cluster must see {place}"
 
 
 def test_config_prints_the_whole_config_and_its_schema(config: RunConfig, tmp_path: Path):
