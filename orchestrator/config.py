@@ -18,7 +18,7 @@ from infra.settings import Place, Settings
 from infra.storage import Storage, storage_of
 from orchestrator.yaml_source import KeyPath, YamlSource, apply_overrides, read_yaml, resolve_references
 from training.annotate_config import AnnotateConfig
-from training.config import EvaluateConfig, ExportConfig, TrainConfig
+from training.config import DataSource, EvaluateConfig, ExportConfig, TrainConfig
 
 MAX_SHOWN_VALUE = 60
 SECRET = re.compile(r"://[^/@\s]*:[^/@\s]+@|[?&](?:X-Amz-Signature|X-Goog-Signature|sig|token)=", re.IGNORECASE)
@@ -59,6 +59,11 @@ class RunConfig(Settings):
     def folder(self) -> Storage:
         """The run's folder."""
         return storage_of(self.storage).at(self.name)
+
+    @property
+    def held_out(self) -> DataSource | None:
+        """The samples that the training keeps for evaluation, if it keeps any."""
+        return self.train.held_out_source() if self.train is not None else None
 
     def to_yaml(self) -> bytes:
         """The resolved config, as it is kept in the run's folder."""

@@ -25,7 +25,14 @@ from orchestrator.report_refresh import refreshing_report
 from orchestrator.run import check_run, open_run
 from orchestrator.run_state import RunState
 from orchestrator.stage_state import stages_left
-from orchestrator.stages import check_stages, refresh_run_report, require_sections, run_stages, write_run_report
+from orchestrator.stages import (
+    check_last_stages,
+    check_stages,
+    refresh_run_report,
+    require_sections,
+    run_stages,
+    write_run_report,
+)
 
 DRIVER_LOG = "driver.log"
 ENDING_PATIENCE_S = 120.0  # a run whose driver could not write how it ended shows as lost
@@ -57,6 +64,7 @@ def evaluate_checkpoint(config: RunConfig, checkpoint: str, *, address: str | No
     from training.evaluate import evaluate
 
     require_sections(config, [Stage.EVALUATE])
+    check_last_stages(config, [Stage.EVALUATE])
     assert config.evaluate is not None
     source = storage_of(checkpoint)
     if not source.exists(MARKER_FILE):
@@ -66,14 +74,13 @@ def evaluate_checkpoint(config: RunConfig, checkpoint: str, *, address: str | No
             "Name one of those.",
         )
     check_run(config)
-    held_out = config.train.held_out_source() if config.train else None
     with (
         driving(config.folder, f"evaluate {Path(source.url).name}", left=partial(stages_left, config)) as driver,
         connect(driver.logs, address=address),
     ):
         open_run(driver, config)
         target = driver.folder.at(f"evaluation-{Path(source.url).name}")
-        evaluate(config.evaluate, source, held_out, driver.progress, target)
+        evaluate(config.evaluate, source, config.held_out, driver.progress, target)
     return target
 
 

@@ -188,10 +188,12 @@ def run(
     from orchestrator.config import load_config
     from orchestrator.show import plan_lines
     from orchestrator.stage_state import plan_stages
-    from orchestrator.stages import configured_stages
+    from orchestrator.stages import check_last_stages, configured_stages
 
     loaded = load_config(config, overrides)
-    plans = plan_stages(loaded, configured_stages(loaded))
+    stages = configured_stages(loaded)
+    check_last_stages(loaded, stages)
+    plans = plan_stages(loaded, stages)
     print_record({"stages": [dataclasses.asdict(plan) for plan in plans]}, plan_lines(plans), as_json)
 
 

@@ -122,7 +122,7 @@ def inputs_of(stage: Stage, config: RunConfig, folder: Storage) -> dict[str, Any
 
             assert config.evaluate is not None
             train = config.train.model_dump(mode="json") if config.train else None
-            scored = parts_to_score(config.evaluate, config.train.held_out_source() if config.train else None)
+            scored = parts_to_score(config.evaluate, config.held_out)
             return {
                 "settings": _digest([section, train]),
                 "data": data_identity(scored.values()),

@@ -66,6 +66,7 @@ def require_sections(config: RunConfig, stages: Sequence[Stage]) -> None:
 
 def check_stages(config: RunConfig, stages: Sequence[Stage]) -> None:
     """Finds what a user can have got wrong, before anything is written or started. Raises UserError."""
+    check_last_stages(config, stages)
     if Stage.BUILD in stages and config.build is not None:
         from datapipe.build import check_build
 
@@ -82,6 +83,24 @@ def check_stages(config: RunConfig, stages: Sequence[Stage]) -> None:
         from training.launch import check_training
 
         check_training(config.train, dataset_is_ready=Stage.BUILD not in stages)
+
+
+def check_last_stages(config: RunConfig, stages: Sequence[Stage]) -> None:
+    """Finds what the evaluation and the export would miss after all the training. Raises ConfigError."""
+    if Stage.EVALUATE in stages and config.evaluate is not None:
+        from training.evaluate import parts_to_score
+
+        parts_to_score(config.evaluate, config.held_out)
+    if Stage.EXPORT in stages and config.export is not None and config.export.checkpoint is WhichCheckpoint.BEST:
+        from training.best import best_checkpoint
+
+        validates = config.train is not None and config.train.validate_every is not None
+        if not validates and best_checkpoint(config.folder) is None:
+            raise ConfigError(
+                f"export.checkpoint: got best; the run {config.name} validates nothing, so that none will be the best.",
+                "The best one is known after a validation during training: train.validate_every.",
+                "Set that, or export.checkpoint=last.",
+            )
 
 
 def run_stages(driver: Driver, config: RunConfig, stages: Sequence[Stage], *, address: str | None = None) -> None:
@@ -182,11 +201,10 @@ def _evaluate(context: StageContext) -> dict[str, str | None]:
             f"Looked in {context.folder.url}/checkpoints.",
             "Run `diptych train` with the same config first, or name one with --checkpoint.",
         )
-    held_out = config.train.held_out_source() if config.train else None
     evaluate(
         config.evaluate,
         context.folder.at(checkpoint),
-        held_out,
+        config.held_out,
         context.progress,
         context.folder.at(EVALUATION_FOLDER),
     )

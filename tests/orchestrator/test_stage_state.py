@@ -115,6 +115,28 @@ def test_a_command_that_did_less_than_the_config_names_leaves_a_partial_run(plac
     assert not list(restarts_of(read_events(folder)))
 
 
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("evaluate={retrieval: {}}", "evaluate.retrieval.data is missing, and train.held_out keeps no samples"),
+        ("evaluate={batch_size: 4}", "evaluate names nothing to score"),
+        ("export={checkpoint: best}", "export.checkpoint: got best; the run birds validates nothing"),
+    ],
+)
+def test_what_the_last_stages_would_miss_is_said_before_the_first(
+    place: Path, dataset: Dataset, override: str, words: str
+):
+    folder = load_config(place).folder
+    for arguments in (["run", place, override], ["run", place, override, "--dry-run"]):
+        with pytest.raises(ConfigError, match=words) as caught:
+            call(*arguments)
+        assert caught.value.exit_code == 2
+    assert not folder.exists("run.json")
+    call("curate", place, override)  # which needs none of it
+    told = CliRunner().invoke(cli, ["status", folder.url])
+    assert told.exit_code == 0 and f"train, {override.partition('=')[0]}" in told.stdout
+
+
 def test_what_another_run_made_under_the_same_name_is_not_ones_own(place: Path, dataset: Dataset):
     finish(place, dataset)
     write_annotation(dataset, "phash", [[2] * 10] * 2, pa.uint64(), {"kind": "another"})
