@@ -22,7 +22,7 @@ from orchestrator.driver import CredentialsEnded, Driver, LeaseLost, Watch, watc
 from orchestrator.keeper import LOGS_FOLDER, Keeper, keeping, logs_folder
 from orchestrator.records import begin_drive, end_drive
 from orchestrator.report_refresh import refreshing_report
-from orchestrator.run import check_run, open_run
+from orchestrator.run import check_run, open_run, with_stored_sections
 from orchestrator.run_state import RunState
 from orchestrator.stage_state import stages_left
 from orchestrator.stages import (
@@ -47,6 +47,7 @@ def drive(
 ) -> Storage:
     """Does the stages of a run and writes its report; returns the run's folder. Goes on where it was."""
     require_sections(config, stages)
+    config = with_stored_sections(config)
     check_stages(config, stages)
     check_run(config)
     left = partial(stages_left, config, did=stages)
@@ -64,6 +65,7 @@ def evaluate_checkpoint(config: RunConfig, checkpoint: str, *, address: str | No
     from training.evaluate import evaluate
 
     require_sections(config, [Stage.EVALUATE])
+    config = with_stored_sections(config)
     check_last_stages(config, [Stage.EVALUATE])
     assert config.evaluate is not None
     source = storage_of(checkpoint)

@@ -7,8 +7,6 @@ import time
 from importlib.metadata import version
 from typing import Any
 
-import yaml
-
 from infra.conditions import require_conditions
 from infra.errors import ConfigError, OutputError
 from infra.storage import Storage
@@ -97,6 +95,18 @@ def open_run(driver: Driver, config: RunConfig) -> None:
     driver.folder.write_bytes(CONFIG_FILE, config.to_yaml())
 
 
+def with_stored_sections(config: RunConfig) -> RunConfig:
+    """The config, and of the one that lies in its run's folder the sections that it does not mention.
+
+    A section that it sets to null is left out from then on.
+    """
+    if not config.folder.exists(CONFIG_FILE):
+        return config
+    stored = read_config(config.folder)
+    kept = {stage.value: getattr(stored, stage.value) for stage in Stage if stage.value not in config.model_fields_set}
+    return config.model_copy(update=kept)
+
+
 def create_run(config: RunConfig, more: dict[str, Any] | None = None) -> bool:
     """Writes who the run is, and more that is known of it, unless it is there; says whether this was the first."""
     return config.folder.create(RUN_FILE, encode(_identity(config) | (more or {})))
@@ -170,17 +180,21 @@ def read_training(folder: Storage) -> TrainConfig:
 
 
 def _refuse_other_training(config: RunConfig, folder: Storage) -> None:
-    if (
-        config.train is None
-        or not folder.exists(CONFIG_FILE)
-        or not folder.list_files(CHECKPOINTS_FOLDER, recursive=True)
-    ):
+    if not folder.exists(CONFIG_FILE) or not folder.list_files(CHECKPOINTS_FOLDER, recursive=True):
         return
-    before = _result_keys(yaml.safe_load(folder.read_bytes(CONFIG_FILE)).get("train") or {})
-    now = _result_keys(config.train.model_dump(mode="json"))
-    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    if before and changed:
-        shown = ", ".join(f"train.{key} {before.get(key, 'unset')} → {now.get(key, 'unset')}" for key in changed)
+    stored = read_config(folder).train
+    if stored is None:
+        return
+    if config.train is None:
+        raise ConfigError(
+            f"The run {config.name} has checkpoints of a training, and the config has no section train.",
+            "Once begun, the training stays part of its run.",
+            f"Leave its section as it lies in {folder.url}/{CONFIG_FILE}, or give the run another name.",
+        )
+    before, now = (_result_keys(train.model_dump(mode="json")) for train in (stored, config.train))
+    changed = sorted(key for key in now if before[key] != now[key])
+    if changed:
+        shown = ", ".join(f"train.{key} {before[key]} → {now[key]}" for key in changed)
         raise ConfigError(
             f"The run {config.name} has checkpoints of a training with other settings: {shown}.",
             f"Once begun, only {', '.join(sorted(FREE_TRAIN_KEYS))} may change.",
@@ -193,20 +207,19 @@ def refuse_other_config(config: RunConfig, folder: Storage) -> None:
 
     What its results do not depend on may differ.
     """
-    before, now = _flat(_stored_values(folder)), _flat(yaml.safe_load(config.to_yaml()))
+    # Both in full: a config of an earlier version lacks the keys that are new. A run's folder may have been moved.
+    before, now = (
+        _flat(each.model_dump(mode="json", exclude={"storage", "name"})) for each in (read_config(folder), config)
+    )
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     changed = [key for key in changed if key.split(".")[:2] not in [["train", free] for free in FREE_TRAIN_KEYS]]
-    if before and changed:
+    if changed:
         shown = "; ".join(f"{key} {before.get(key, 'unset')} → {now.get(key, 'unset')}" for key in changed)
         raise ConfigError(
             f"The run {config.name} exists in {config.storage} with another config: {shown}.",
             f"Of a run's config only {', '.join(sorted(FREE_TRAIN_KEYS))} of its training may change.",
             "Give the new run another name, or make it from the old one's checkpoint with `diptych fork`.",
         )
-
-
-def _stored_values(folder: Storage) -> dict[str, Any]:
-    return yaml.safe_load(folder.read_bytes(CONFIG_FILE)) if folder.exists(CONFIG_FILE) else {}
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:

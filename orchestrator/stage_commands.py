@@ -186,12 +186,14 @@ def run(
         _drive(config, overrides, address, None, progress_form=progress_form)
         return
     from orchestrator.config import load_config
+    from orchestrator.run import with_stored_sections
     from orchestrator.show import plan_lines
     from orchestrator.stage_state import plan_stages
     from orchestrator.stages import check_last_stages, configured_stages
 
     loaded = load_config(config, overrides)
     stages = configured_stages(loaded)
+    loaded = with_stored_sections(loaded)
     check_last_stages(loaded, stages)
     plans = plan_stages(loaded, stages)
     print_record({"stages": [dataclasses.asdict(plan) for plan in plans]}, plan_lines(plans), as_json)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import yaml
 from click.testing import CliRunner
 from commands import diptych
 from saved_checkpoints import save_weights
@@ -18,7 +19,7 @@ from orchestrator.cli import cli
 from orchestrator.config import RunConfig, Stage, load_config
 from orchestrator.drive import drive
 from orchestrator.records import read_events, read_standing
-from orchestrator.run import EVALUATION_FOLDER
+from orchestrator.run import EVALUATION_FOLDER, check_run, read_config, read_training, refuse_other_config
 from orchestrator.run_state import RunState, Standing
 from orchestrator.stage_state import Verdict, inputs_of, plan_stages
 from orchestrator.stages import RUNNERS, StageContext, configured_stages
@@ -135,6 +136,36 @@ def test_what_the_last_stages_would_miss_is_said_before_the_first(
     call("curate", place, override)  # which needs none of it
     told = CliRunner().invoke(cli, ["status", folder.url])
     assert told.exit_code == 0 and f"train, {override.partition('=')[0]}" in told.stdout
+
+
+def test_a_config_of_one_section_leaves_the_others_of_its_run_as_they_are(place: Path, dataset: Dataset):
+    config = finish(place, dataset)
+    before = read_config(config.folder)
+    short = place.parent / "short.yaml"
+    short.write_text(
+        f"name: birds\nstorage: {place.parent}/runs\ncurate: {{data: {place.parent}/shapes, view: more}}\n"
+    )
+    call("curate", short)
+    after = read_config(config.folder)
+    assert (after.train, after.annotate) == (before.train, before.annotate)
+    assert after.curate is not None and after.curate.view == "more"
+    assert read_training(config.folder) == config.train
+    for override in ("train.lr=0.25", "train.seed=3"):
+        with pytest.raises(ConfigError, match="has checkpoints of a training with other settings: train"):
+            call("curate", place, override)
+    with pytest.raises(ConfigError, match="has checkpoints of a training, and the config has no section train"):
+        call("curate", short, "train=null")
+    call("curate", short, "annotate=null")
+    assert read_config(config.folder).annotate is None and read_training(config.folder) == config.train
+
+
+def test_a_run_of_a_version_that_had_fewer_keys_goes_on(place: Path, dataset: Dataset):
+    config = finish(place, dataset)
+    values = yaml.safe_load(config.folder.read_bytes("run.yaml"))
+    del values["train"]["eps"], values["train"]["augment"], values["curate"]["top"], values["export"]
+    config.folder.write_bytes("run.yaml", yaml.safe_dump(values).encode())
+    check_run(config)
+    refuse_other_config(config, config.folder)
 
 
 def test_what_another_run_made_under_the_same_name_is_not_ones_own(place: Path, dataset: Dataset):
