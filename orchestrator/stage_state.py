@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from infra.errors import UserError
+from datapipe.config import BuildConfig
+from infra.errors import InputError, UserError
 from infra.storage import Storage, storage_of
 from orchestrator.config import RunConfig, Stage
 from orchestrator.run import EVALUATION_FOLDER, EXPORT_FOLDER, stage_facts
 from training.config import WhichCheckpoint
 from training.records import SCORES_FILE
+
+WITHOUT_LIST = "its dataset is complete; the URL list is not there any more"
 
 
 class Verdict(StrEnum):
@@ -55,6 +58,8 @@ def _plan_stage(stage: Stage, config: RunConfig, before: list[Stage]) -> StagePl
         return StagePlan(stage, Verdict.STALE, f"done with another {' and '.join(changed)}")
     if not _has_result(stage, config, folder):
         return StagePlan(stage, Verdict.TO_DO, "it was done, but its result is not there any more")
+    if stage is Stage.BUILD and is_built_without_list(config):
+        return StagePlan(stage, Verdict.DONE, WITHOUT_LIST)
     if before:
         return StagePlan(stage, Verdict.DONE, f"unless {' or '.join(before)} changes what it was made from")
     return StagePlan(stage, Verdict.DONE, "its result is there, made from these very inputs")
@@ -91,10 +96,7 @@ def inputs_of(stage: Stage, config: RunConfig, folder: Storage) -> dict[str, Any
     section = getattr(config, stage.value).model_dump(mode="json")
     match stage:
         case Stage.BUILD:
-            from datapipe.urls import input_identity
-
-            assert config.build is not None
-            return {"settings": _digest(section), "input": input_identity(config.build)}
+            return {"settings": _digest(section), "input": _list_identity(config, folder)}
         case Stage.ANNOTATE:
             from datapipe.dataset import MANIFEST_FILE
             from training.annotators import annotators_of
@@ -135,6 +137,32 @@ def inputs_of(stage: Stage, config: RunConfig, folder: Storage) -> dict[str, Any
             is_best = config.export.checkpoint is WhichCheckpoint.BEST
             checkpoint = best_checkpoint(folder) if is_best else newest_checkpoint(folder)
             return {"settings": _digest(section), "checkpoint": identity_of(folder, checkpoint)}
+
+
+def is_built_without_list(config: RunConfig) -> bool:
+    """Whether the build is done and its dataset complete, and the URL list that it was made from is not there now."""
+    return config.build is not None and not _has_list(config.build) and is_done(Stage.BUILD, config, config.folder)
+
+
+def _list_identity(config: RunConfig, folder: Storage) -> str:
+    """The URL list's; of one that is not there any more, the one that the complete dataset was made from."""
+    from datapipe.build import is_complete
+    from datapipe.urls import input_identity
+
+    assert config.build is not None
+    facts = stage_facts(folder, Stage.BUILD)
+    if facts is None or _has_list(config.build) or not is_complete(storage_of(config.build.output)):
+        return input_identity(config.build)
+    return str(facts["input"])
+
+
+def _has_list(config: BuildConfig) -> bool:
+    from datapipe.input_files import find_input_files
+
+    try:
+        return bool(find_input_files(config.input))
+    except InputError:
+        return False
 
 
 def _has_result(stage: Stage, config: RunConfig, folder: Storage) -> bool:

@@ -16,7 +16,7 @@ from orchestrator.driver import Driver
 from orchestrator.records import AGAIN_EVENT, RETRY_EVENT, START_NAME, WENT_ON_EVENT, drive_path
 from orchestrator.run import EVALUATION_FOLDER, EXPORT_FOLDER, REPORT_FILE, mark_stage_done
 from orchestrator.same_data import keep_data, refuse_to_change_view
-from orchestrator.stage_state import inputs_of, is_done
+from orchestrator.stage_state import WITHOUT_LIST, inputs_of, is_built_without_list, is_done
 from training.config import WhichCheckpoint
 
 WITHOUT_CLUSTER = frozenset({Stage.CURATE})  # it reads a few columns, in the driver
@@ -67,7 +67,7 @@ def require_sections(config: RunConfig, stages: Sequence[Stage]) -> None:
 def check_stages(config: RunConfig, stages: Sequence[Stage]) -> None:
     """Finds what a user can have got wrong, before anything is written or started. Raises UserError."""
     check_last_stages(config, stages)
-    if Stage.BUILD in stages and config.build is not None:
+    if Stage.BUILD in stages and config.build is not None and not is_built_without_list(config):
         from datapipe.build import check_build
 
         check_build(config.build)
@@ -109,7 +109,8 @@ def run_stages(driver: Driver, config: RunConfig, stages: Sequence[Stage], *, ad
     # What comes after the first that is to do may have other inputs by then.
     first = next((place for place, stage in enumerate(stages) if not is_done(stage, config, folder)), len(stages))
     for stage in stages[:first]:
-        driver.progress.note(f"✓ {stage}  already done")
+        why = f": {WITHOUT_LIST}" if stage is Stage.BUILD and is_built_without_list(config) else ""
+        driver.progress.note(f"✓ {stage}  already done{why}")
     pending = stages[first:]
     if pending:
         wants_cluster = any(stage not in WITHOUT_CLUSTER for stage in pending)

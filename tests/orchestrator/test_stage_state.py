@@ -14,7 +14,7 @@ from torch import ones, zeros
 
 from datapipe.dataset import MANIFEST_FILE, Dataset
 from datapipe.phash import PerceptualHash
-from infra.errors import ConfigError
+from infra.errors import ConfigError, InputError
 from orchestrator.cli import cli
 from orchestrator.config import RunConfig, Stage, load_config
 from orchestrator.drive import drive
@@ -166,6 +166,27 @@ def test_a_run_of_a_version_that_had_fewer_keys_goes_on(place: Path, dataset: Da
     config.folder.write_bytes("run.yaml", yaml.safe_dump(values).encode())
     check_run(config)
     refuse_other_config(config, config.folder)
+
+
+def test_a_complete_dataset_needs_its_url_list_no_more_but_heeds_one_that_is_there(place: Path, dataset: Dataset):
+    links = place.parent / "urls.txt"
+    links.write_text("http://127.0.0.1:9/1.jpg\n")
+    build = f"build={{input: {links}, output: {place.parent}/shapes}}"
+    config = load_config(place, [build])
+    mark_done(config, Stage.BUILD)
+    stages = [Stage.BUILD, Stage.CURATE]
+    links.unlink()
+    plan = plan_stages(config, [Stage.BUILD])[0]
+    assert plan.verdict is DONE and "the URL list is not there any more" in plan.why
+    drive(config, stages)
+    said = CliRunner().invoke(cli, ["logs", config.folder.url]).stdout
+    assert "✓ build  already done: its dataset is complete; the URL list is not there any more" in said
+    links.write_text("http://127.0.0.1:9/2.jpg\n")
+    assert verdicts(place, build)[0] is STALE
+    links.unlink()
+    dataset.storage.delete(MANIFEST_FILE)
+    with pytest.raises(InputError, match="names no file"):
+        drive(config, stages)
 
 
 def test_what_another_run_made_under_the_same_name_is_not_ones_own(place: Path, dataset: Dataset):
