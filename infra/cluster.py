@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import socket
-import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
@@ -14,12 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-import psutil
-
 from infra.errors import MachineError
+from infra.session_folder import session_folder, sweep_dead_sessions
 
-SESSION_PREFIX = "diptych-"
-MAX_TEMPORARY_PATH = 18  # Ray appends 89 characters, and the path of a socket may have 107
 CONNECT_TIMEOUT_S = 10.0
 OBJECT_STORE_BYTES = 256 << 20  # images never enter it: only plans, counts and metrics do
 KEPT_LOGS = ("worker-*.out", "worker-*.err", "raylet.*", "gcs_server.*", "train/*.log", "ray-data/*.log")
@@ -63,23 +59,22 @@ def connect(logs: Path, *, address: str | None = None, cpus: int | None = None) 
     Raises MachineError when no cluster answers at `address` or none can be started.
     """
     os.environ.update(QUIET_RAY)
-    _sweep_dead_sessions()
+    sweep_dead_sessions()
     import ray
 
-    folder = Path(tempfile.mkdtemp(prefix=f"{SESSION_PREFIX}{os.getpid()}-", dir=_short_temporary_folder()))
-    try:
-        with warnings.catch_warnings(), _own_sigterm():
-            warnings.simplefilter("ignore")
-            _start(ray, folder, address, cpus)
+    with session_folder() as folder:
         try:
-            resources = ray.cluster_resources()
-            gpus = max(int(resources.get("GPU", 0)), _gpus_on_demand() if address else 0)
-            yield Cluster(int(resources.get("CPU", 0)), gpus, logs, folder / "scratch")
+            with warnings.catch_warnings(), _own_sigterm():
+                warnings.simplefilter("ignore")
+                _start(ray, folder, address, cpus)
+            try:
+                resources = ray.cluster_resources()
+                gpus = max(int(resources.get("GPU", 0)), _gpus_on_demand() if address else 0)
+                yield Cluster(int(resources.get("CPU", 0)), gpus, logs, folder / "scratch")
+            finally:
+                ray.shutdown()
         finally:
-            ray.shutdown()
-    finally:
-        _keep_logs(folder, logs)
-        shutil.rmtree(folder, ignore_errors=True)
+            _keep_logs(folder, logs)
 
 
 def _gpus_on_demand() -> int:
@@ -131,35 +126,9 @@ def _require_answer(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
 
 
-def _sweep_dead_sessions() -> None:
-    """Removes what clusters left whose driver was killed: their folders, and two agents.
-
-    The other daemons die with their driver; Ray's agents look for the dead head for a minute first.
-    """
-    for folder in _short_temporary_folder().glob(f"{SESSION_PREFIX}*-*"):
-        owner = folder.name.removeprefix(SESSION_PREFIX).split("-")[0]
-        if owner.isdigit() and not psutil.pid_exists(int(owner)):
-            _kill_processes_of(folder)
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _kill_processes_of(session: Path) -> None:
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            # By their open logs: Ray renames its processes, which hides their arguments and environment.
-            if any(file.path.startswith(f"{session}/") for file in process.open_files()):
-                process.kill()
-
-
 def _keep_logs(session: Path, logs: Path) -> None:
     for pattern in KEPT_LOGS:
         for source in session.glob(f"session_2*/logs/{pattern}"):
             if source.is_file() and source.stat().st_size:
                 logs.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, logs / source.name)
-
-
-def _short_temporary_folder() -> Path:
-    """The user's temporary folder, or /tmp where that is too deep for Ray's sockets."""
-    folder = Path(tempfile.gettempdir())
-    return folder if len(str(folder)) <= MAX_TEMPORARY_PATH else Path("/tmp")

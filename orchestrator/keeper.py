@@ -3,9 +3,6 @@
 import contextlib
 import json
 import math
-import os
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -13,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from infra.append_log import AppendLog
-from infra.cluster import SESSION_PREFIX
 from infra.errors import DiptychError
 from infra.progress import NODES_FACT, StageSnapshot
 from infra.repeat import Repeating
+from infra.session_folder import session_folder
 from infra.storage import Storage
 from orchestrator.node_hours import NodeMeter, write_uses
 from orchestrator.records import drive_path
@@ -122,12 +119,10 @@ def logs_folder(folder: Storage) -> Iterator[Path]:
     if folder.is_local:
         yield folder.local_path(LOGS_FOLDER)
         return
-    # Of a name that `infra.cluster` sweeps when this process is dead.
-    scratch = Path(tempfile.mkdtemp(prefix=f"{SESSION_PREFIX}{os.getpid()}-logs-"))
-    try:
+    with session_folder("logs-") as session:
+        scratch = session / LOGS_FOLDER
+        scratch.mkdir()
         yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def read_progress(folder: Storage, number: int) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The local Ray cluster: quiet, and gone after success, failure and kill -9."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -73,6 +74,48 @@ def test_kill_9_of_the_driver_takes_its_cluster_along_and_the_next_start_sweeps(
     assert psutil.wait_procs(family, timeout=5)[1] == []
     assert list(short_folder(tmp_path).iterdir()) == []
     short_folder(tmp_path).rmdir()
+
+
+SWEEPER = """
+import contextlib, sys
+from pathlib import Path
+from infra.cluster import connect
+from infra.errors import MachineError
+
+with contextlib.suppress(MachineError), connect(Path(sys.argv[1]), address="127.0.0.1:1"):
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "owner"),
+    [
+        ("diptych-2026-01-05", None),
+        ("diptych-2-test", None),
+        ("diptych-2147483646-notes_24", None),
+        ("diptych-2147483646-notes_24", ""),
+        ("diptych-2147483646-notes_24", "another-machine 0b5e"),
+        ("diptych-2147483646-notes_24", b"\xff"),
+    ],
+)
+def test_a_folder_that_is_no_session_of_this_machine_is_left_alone(
+    tmp_path: Path, name: str, owner: str | bytes | None
+):
+    folder = short_folder(tmp_path) / name
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("years of work")
+    if owner is not None:
+        (folder / "owner").write_bytes(owner if isinstance(owner, bytes) else owner.encode())
+    reader = subprocess.Popen(["tail", "-f", folder / "thesis.txt"], stdout=subprocess.DEVNULL)
+    environment = os.environ | {"TMPDIR": str(short_folder(tmp_path))}
+    try:
+        subprocess.run([sys.executable, "-c", SWEEPER, tmp_path], env=environment, check=True, timeout=120)
+        assert reader.poll() is None and (folder / "thesis.txt").read_text() == "years of work"
+        assert [path.name for path in short_folder(tmp_path).iterdir()] == [name]
+    finally:
+        reader.kill()
+        reader.wait()
+        shutil.rmtree(short_folder(tmp_path))
 
 
 def test_an_address_where_nothing_answers_is_an_error_for_the_user(tmp_path: Path):

@@ -1,0 +1,82 @@
+"""Folders of a process on this machine's disk that go when it ends, and at the next one's start when it was killed."""
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import socket
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+PREFIX = "diptych-"
+NAME = re.compile(PREFIX + r"\d+-(logs-)?[a-z0-9_]{8}")  # a process, what it is for, and what tempfile adds
+OWNER_FILE = "owner"
+BOOT_FILE = Path("/proc/sys/kernel/random/boot_id")
+MAX_TEMPORARY_PATH = 18  # Ray appends 89 characters, and the path of a socket may have 107
+
+
+@contextlib.contextmanager
+def session_folder(purpose: str = "") -> Iterator[Path]:
+    """A folder for the length of the block; its owner file is locked until then, or until the process dies."""
+    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-{purpose}", dir=_short_temporary_folder()))
+    try:
+        with (folder / OWNER_FILE).open("w") as owner:
+            with contextlib.suppress(OSError):  # a file system without locks: the file stays empty, which is nobody's
+                fcntl.flock(owner, fcntl.LOCK_EX)
+                owner.write(_this_machine())
+                owner.flush()
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep_dead_sessions() -> None:
+    """Removes what processes left that were killed: their folders, and two agents of Ray.
+
+    Ray's other daemons die with their driver; the agents look for the dead head for a minute first.
+    """
+    for folder in _short_temporary_folder().glob(f"{PREFIX}*-*"):
+        if NAME.fullmatch(folder.name) and _is_abandoned(folder):
+            _kill_processes_of(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_abandoned(folder: Path) -> bool:
+    """Whether a process of this user made it here, since this machine's start, and has ended."""
+    try:
+        info = folder.lstat()
+        if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid():
+            return False
+        with (folder / OWNER_FILE).open("r+") as owner:
+            # Read before it is locked: who makes a session writes only once it has the lock.
+            if owner.read() != _this_machine():
+                return False
+            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _this_machine() -> str:
+    """Its name and its boot: the locks of another one's processes may be unknown here."""
+    boot = BOOT_FILE.read_text().strip() if BOOT_FILE.exists() else ""
+    return f"{socket.gethostname()} {boot}"
+
+
+def _kill_processes_of(session: Path) -> None:
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            # By their open logs: Ray renames its processes, which hides their arguments and environment.
+            if any(file.path.startswith(f"{session}/") for file in process.open_files()):
+                process.kill()
+
+
+def _short_temporary_folder() -> Path:
+    """The user's temporary folder, or /tmp where that is too deep for Ray's sockets."""
+    folder = Path(tempfile.gettempdir())
+    return folder if len(str(folder)) <= MAX_TEMPORARY_PATH else Path("/tmp")
