@@ -52,14 +52,15 @@ def display_on(stream: TextIO, form: ProgressForm) -> Display:
     """The display of this form that suits the stream."""
     if form is ProgressForm.JSON:
         return JsonLines(stream)
-    console = Console(file=stream, highlight=False, soft_wrap=True)
+    console = Console(file=stream, highlight=False, emoji=False, soft_wrap=True)
     return LiveBar(console) if console.is_terminal else PlainLines(console)
 
 
 def plain_lines(stream: IO[str] | TextIOBase) -> Display:
     """Lines for a log, whatever the stream is."""
     file = cast("IO[str]", stream)
-    return PlainLines(Console(file=file, highlight=False, soft_wrap=True, force_terminal=False, width=1000))
+    console = Console(file=file, highlight=False, emoji=False, soft_wrap=True, force_terminal=False, width=1000)
+    return PlainLines(console)
 
 
 class JsonLines:

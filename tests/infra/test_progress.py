@@ -113,14 +113,14 @@ def test_what_is_shown_to_people_cannot_steer_their_terminal(terminal: bool):
         def isatty(self) -> bool:
             return terminal
 
-    hostile, stream = "\x1b]0;gotcha\x07\u202e[red]\\[", Stream()
+    hostile, stream = "\x1b]0;gotcha\x07\u202e[red]\\[ :bug:", Stream()
     with Progress(stream) as progress:
         progress.begin("build", total=3, unit="rows")
         progress.update(1, hostile)
         progress.note(f"one\n{hostile}")
         progress.end(hostile)
     assert "\x1b]0" not in stream.getvalue() and "\x07" not in stream.getvalue() and "\u202e" not in stream.getvalue()
-    assert r"\x1b]0;gotcha\x07\u202e[red]\[" in stream.getvalue()
+    assert r"\x1b]0;gotcha\x07\u202e[red]\[ :bug:" in stream.getvalue()
 
 
 def test_a_snapshot_is_read_back_from_the_runs_folder_with_its_facts():
