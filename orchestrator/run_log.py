@@ -100,12 +100,17 @@ def follow(
 
 def _say_new(reader: LogReader, say: Callable[[str], None]) -> None:
     until = time.monotonic() + PATIENCE_S
+    lines = reader.new_lines()
     while True:
+        # Only what fails in reading is tried again: a pipe that its reader closed stays closed.
         try:
-            for line in reader.new_lines():
-                say(line)
+            line = next(lines)
+        except StopIteration:
             return
         except (DiptychError, OSError):
             if time.monotonic() > until:
                 raise
             time.sleep(LOOK_EVERY_S)
+            lines = reader.new_lines()
+            continue
+        say(line)

@@ -72,3 +72,15 @@ def test_a_follower_loses_and_doubles_nothing_while_segments_change_and_connecti
         writer.join()
         assert said == expected
         assert len(proxy.met) >= 12
+
+
+def test_a_follower_whose_reader_went_away_ends_at_once(tmp_path: Path):
+    folder = storage_of(tmp_path / "run")
+    with open_log(folder, begin_drive(folder, "train").number) as log:
+        log.write("one")
+
+    def say(_line: str) -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        follow(LogReader(folder), lambda: Standing(RunState.RUNNING, ""), say)
