@@ -160,7 +160,7 @@ def _ending(driver: Driver, keeper: Keeper, left: Callable[[], Sequence[str]]) -
     except BaseException as error:
         traceback.print_exc(file=sys.stderr)
         patience_s = 0.0 if isinstance(error, CredentialsEnded) else ENDING_PATIENCE_S
-        _record_ending(driver, keeper, RunState.FAILED, str(error), patience_s)
+        _record_ending(driver, keeper, RunState.FAILED, str(error).strip() or type(error).__name__, patience_s)
         if getattr(error, "exit_code", 1) != 2 or not isinstance(error, DiptychError):
             error.add_note(f"Logs: {driver.folder.at(LOGS_FOLDER).url}")
         raise

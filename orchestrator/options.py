@@ -2,10 +2,13 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import click
+
+from infra.errors import OutputError
 
 config_argument = click.argument("config", type=click.Path(path_type=Path))
 overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
@@ -25,4 +28,31 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 def print_record(record: Any, lines: list[str], as_json: bool) -> None:
     """A record (a dataclass, or a dict of JSON values) as ASCII JSON, which can't steer a terminal; or the lines."""
     value = record if isinstance(record, dict) else dataclasses.asdict(record)
-    click.echo(json.dumps(value, indent=1) if as_json else "\n".join(lines))
+    say(json_text(value, indent=1) if as_json else "\n".join(lines))
+
+
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """As JSON in ASCII; null stands for a number that is none or has no end, which JSON cannot say."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def say(text: str) -> None:
+    """Prints a line. Raises OutputError when it cannot; a pipe that its reader closed ends the command by itself."""
+    try:
+        click.echo(text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"Standard output cannot be written ({error.strerror}).",
+            "It is a terminal, a pipe that is read, or a file on a disk with room.",
+            "Send it elsewhere.",
+        ) from error
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,6 +1,5 @@
 """The commands that look at runs and steer them, from any machine that reaches their storage."""
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -10,10 +9,12 @@ import click
 from orchestrator.options import (
     config_argument,
     json_option,
+    json_text,
     overrides_argument,
     print_record,
     progress_option,
     run_argument,
+    say,
 )
 
 WATCH_EVERY_S = 2.0
@@ -98,24 +99,25 @@ def logs(run_folder: str, follow: bool, as_json: bool) -> None:
     from orchestrator.run import read_identity
     from orchestrator.run_log import LogReader, time_and_text
     from orchestrator.run_log import follow as follow_log
+    from orchestrator.show import first_line
 
     folder = storage_of(run_folder)
     read_identity(folder)
     reader = LogReader(folder)
 
-    def say(line: str) -> None:
+    def tell(line: str) -> None:
         said_at, text = time_and_text(line)
-        click.echo(json.dumps({"at": said_at, "text": text}) if as_json else printable(line))
+        say(json_text({"at": said_at, "text": text}) if as_json else printable(line))
 
     if not follow:
         for line in reader.new_lines():
-            say(line)
+            tell(line)
         return
-    standing = follow_log(reader, lambda: read_standing(folder), say)
+    standing = follow_log(reader, lambda: read_standing(folder), tell)
     if as_json:
-        click.echo(json.dumps({"state": standing.state, "reason": standing.reason}))
+        say(json_text({"state": standing.state, "reason": standing.reason}))
     else:
-        click.echo(f"{standing.state}: {printable(standing.reason.splitlines()[0])}", err=True)
+        click.echo(f"{standing.state}: {first_line(standing.reason)}", err=True)
     sys.exit(standing.state.exit_code)
 
 

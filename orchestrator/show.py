@@ -25,6 +25,7 @@ MAX_REASONS = 40  # ours are fewer; img2dataset's are free text
 HOST_WIDTH = 40
 CAPTION_WIDTH = 60
 MAX_RESTARTS = 10
+NO_REASON = "no reason was given"
 STAGE_HEADINGS = ("stage", "state", "progress", "rate", "time", "left", "node-hours")
 
 
@@ -40,15 +41,14 @@ def score_lines(evaluation: Evaluation) -> list[str]:
 
 def status_lines(status: RunStatus) -> list[str]:
     """The run's state, a table of its stages, then restarts with their causes, training and checkpoint."""
-    lines = [printable(f"{status.name}  {status.state}  ({status.reason.splitlines()[0]})")]
+    lines = [printable(f"{status.name}  {status.state}  ({first_line(status.reason)})")]
     lines += [f"  {printable(line)}" for line in status.reason.splitlines()[1:]]
     lines.append(f"folder      {status.folder}")
     lines += stage_table(status.stages)
     if status.restarts:
         lines.append(f"restarts    {len(status.restarts):,}")
         lines += [
-            f"  {_moment(restart.at)}  {printable(restart.cause.splitlines()[0])}"
-            for restart in status.restarts[-MAX_RESTARTS:]
+            f"  {_moment(restart.at)}  {first_line(restart.cause)}" for restart in status.restarts[-MAX_RESTARTS:]
         ]
     if status.step is not None and status.loss is not None:
         lines.append(f"training    step {status.step:,}, loss {status.loss:.4f}")
@@ -60,12 +60,17 @@ def status_lines(status: RunStatus) -> list[str]:
     return lines
 
 
+def first_line(reason: str) -> str:
+    """What stands first in somebody's reason, which may be empty."""
+    return printable(next(iter(reason.splitlines()), "")) or NO_REASON
+
+
 def run_lines(runs: "list[RunLine]") -> list[str]:
-    """One line a run: `birds   running   2026-01-01 12:00:00   build, train   driven by …`."""
+    """One line a run: `birds   running   2026-01-01 12:00:00 UTC   build, train   driven by …`."""
     width = max((len(run.name) for run in runs), default=0)
     return [
         f"{run.name:<{width}}  {run.state:<9} {_moment(run.created_at)}  {', '.join(run.stages_done) or '-':<22} "
-        f"{printable(run.reason.splitlines()[0])}"
+        f"{first_line(run.reason)}"
         for run in runs
     ]
 
@@ -124,7 +129,7 @@ def _detail(stage: StageStatus) -> str:
 
 
 def _moment(at: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
 
 
 def replay_lines(replay: "Replay", top: int) -> list[str]:

@@ -36,7 +36,7 @@ def test_a_second_driver_says_who_drives_and_takes_over_once_that_one_is_dead(tm
         with hold(folder, say):
             mine = holder_of(folder)
             assert mine is not None and mine.pid == os.getpid()
-    assert len(said) == 1 and f"process {driver.pid} on {holder.host}, since 20" in said[0]
+    assert len(said) == 1 and f"process {driver.pid} on {holder.host}, since 20" in said[0] and " UTC)" in said[0]
     assert holder_of(folder) is None
     assert list(tmp_path.iterdir()) == []
 

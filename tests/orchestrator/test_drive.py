@@ -12,6 +12,17 @@ from orchestrator.records import ending_of
 from orchestrator.run_state import RunState
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"), [(MemoryError(), "MemoryError"), (AssertionError(" \n"), "AssertionError")]
+)
+def test_a_failure_without_words_is_recorded_by_its_type(tmp_path: Path, error: Exception, reason: str):
+    folder = storage_of(tmp_path / "run")
+    with pytest.raises(type(error)), driving(folder, "train"):
+        raise error
+    ending = ending_of(folder, 1)
+    assert ending is not None and (ending.state, ending.reason) == (RunState.FAILED, reason)
+
+
 @pytest.mark.parametrize("kind", [CredentialsRefused, FixedCredentialsRefused])
 def test_refused_credentials_end_a_run_that_is_under_way_with_what_to_do(
     tmp_path: Path, kind: type[CredentialsRefused]

@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from commands import DIPTYCH
 from object_store import ObjectStore
 from other_stores import nanio
 from store_client import UseStore
@@ -105,6 +108,40 @@ def test_status_and_logs_end_with_the_runs_outcome(run: Storage, state: str, cod
         {"at": "2023-11-14T22:13:20+00:00", "text": "shard  3"},
         {"state": state, "reason": "its reason"},
     ]
+
+
+def test_logs_to_a_full_disk_are_an_error_and_to_a_closed_pipe_are_none(run: Storage, tmp_path: Path):
+    drive = begin_drive(run, "train")
+    with open_log(run, drive.number) as log:
+        for number in range(20_000):
+            log.write(f"line {number}")
+    end_drive(run, drive, RunState.DONE, "all")
+    follow = [DIPTYCH, "logs", run.url, "-f"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(follow, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert done.returncode == 2 and "Standard output cannot be written (No space left on device)" in done.stderr
+    with subprocess.Popen(follow, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as piped:
+        assert piped.stdout is not None and piped.stderr is not None and piped.stdout.readline() == "line 0\n"
+        piped.stdout.close()
+        assert piped.wait(timeout=60) and piped.stderr.read() == ""
+
+
+def test_a_reason_without_words_and_numbers_without_end_are_told(run: Storage, tmp_path: Path):
+    end_drive(run, begin_drive(run, "train"), RunState.FAILED, "")
+    run.write_bytes("metrics.jsonl", json.dumps({**METRIC, "step": 1, "loss": None}).encode() + b"\n")
+    assert call("status", run.url).stdout.startswith("birds  failed  (no reason was given)\n")
+    assert call("runs", tmp_path / "runs").stdout.endswith("no reason was given\n")
+    assert call("logs", run.url, "-f").stderr == "failed: no reason was given\n"
+    assert record("status", run.url)["loss"] is None
+
+
+def test_times_are_told_in_utc(run: Storage, tmp_path: Path):
+    created = json.loads(run.read_bytes("run.json")) | {"created": 1_700_000_000.0}
+    run.write_bytes("run.json", json.dumps(created).encode())
+    told = subprocess.run(
+        [DIPTYCH, "runs", tmp_path / "runs"], env=os.environ | {"TZ": "Asia/Tokyo"}, capture_output=True, text=True
+    )
+    assert " 2023-11-14 22:13:20 UTC " in told.stdout
 
 
 def test_stop_writes_the_wish_and_tells_the_state(run: Storage):
