@@ -31,7 +31,6 @@ from orchestrator.stages import (
     refresh_run_report,
     require_sections,
     run_stages,
-    write_run_report,
 )
 
 DRIVER_LOG = "driver.log"
@@ -55,7 +54,7 @@ def drive(
         open_run(driver, config)
         with refreshing_report(partial(refresh_run_report, config, driver), driver.progress.note):
             run_stages(driver, config, stages, address=address)
-        write_run_report(config, driver)
+            driver.require_lease()  # without it the last report is left out
     return config.folder
 
 

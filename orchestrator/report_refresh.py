@@ -17,9 +17,9 @@ LOOK_EVERY_S = 1.0
 def refreshing_report(
     write: Callable[[], None], say: Callable[[str], None], every_s: float = REPORT_EVERY_S
 ) -> Iterator[None]:
-    """Calls `write` every so often in a thread for the length of the block, and once more when the block fails.
+    """Calls `write` every so often in a thread for the length of the block, and once more when it is done or fails.
 
-    What goes wrong with it is said once, and ends neither the block nor the writing.
+    What goes wrong with it is said once on the way and once at the end; it ends neither the block nor the writing.
     """
     refresher = _Refresher(write, say, every_s)
     try:
@@ -28,8 +28,9 @@ def refreshing_report(
     except LeaseLost:
         raise  # the run is another driver's by now, and so is its report
     except Exception:
-        refresher.write()
+        refresher.write_last()
         raise
+    refresher.write_last()
 
 
 class _Refresher:
@@ -42,11 +43,15 @@ class _Refresher:
         if time.monotonic() >= self._due:
             self.write()
 
+    def write_last(self) -> None:
+        self._is_told = False
+        self.write()
+
     def write(self) -> None:
         began = time.monotonic()
         try:
             self._write()
-        except Exception as error:  # noqa: BLE001 - whatever it is, a report on the way is not worth a run
+        except Exception as error:  # noqa: BLE001 - whatever it is, a report is not worth a run
             if not self._is_told:
                 self._is_told = True
                 self._say(f"! the report is not up to date: {printable(str(error)) or type(error).__name__}")

@@ -16,7 +16,7 @@ from orchestrator.demo.web import DemoWeb, require_port
 from orchestrator.drive import driving
 from orchestrator.report_refresh import refreshing_report
 from orchestrator.run import EVALUATION_FOLDER, REPORT_FILE, open_run
-from orchestrator.stages import check_stages, configured_stages, refresh_run_report, run_stages, write_run_report
+from orchestrator.stages import check_stages, configured_stages, refresh_run_report, run_stages
 from training.records import SCORES_FILE
 
 SEED = 0
@@ -120,7 +120,7 @@ def run_demo(workdir: Path, *, short: bool = False) -> Storage:
             partial(refresh_run_report, config, driver, title=TITLE, credit=CREDIT), driver.progress.note
         ):
             run_stages(driver, config, configured_stages(config)[1:])
-        write_run_report(config, driver, title=TITLE, credit=CREDIT)
+            driver.require_lease()  # without it the last report is left out
     shutil.copyfile(folder.local_path(REPORT_FILE), root.local_path(REPORT_FILE))
     shutil.copyfile(folder.local_path(f"{EVALUATION_FOLDER}/{SCORES_FILE}"), root.local_path(SCORES_FILE))
     return folder.at(EVALUATION_FOLDER)

@@ -18,6 +18,8 @@ from orchestrator.report.pictures import GRID_SIDE, thumbnail_uri
 MAX_SHARDS = 12  # shards that are opened, whatever the dataset's size
 MAX_ROWS_PER_SHARD = 20_000  # a histogram of 240,000 rows looks like one of a billion
 PICTURES = 18
+# What a shard raises that is gone or damaged: `verify` tells it, and the page shows what it can.
+DAMAGE = (CorruptData, OSError, pa.ArrowException)
 SIZE_COLUMNS = ["width", "height", "original_width", "original_height", "image_length"]
 
 Numbers = npt.NDArray[np.int64]
@@ -63,7 +65,7 @@ class DatasetFacts:
 
 
 def gather_dataset(dataset: Dataset) -> DatasetFacts:
-    """Reads a bounded part of the dataset, the same part each time."""
+    """Reads a bounded part of the dataset, the same part each time; what is gone or damaged is left out."""
     filled = [shard for shard, samples in enumerate(dataset.manifest.shard_samples) if samples]
     shards = [filled[index] for index in spread(len(filled), MAX_SHARDS)]
     annotations = [find_annotation(dataset.storage, name) for name in annotation_names(dataset.storage)]
@@ -87,7 +89,10 @@ def _pictures(dataset: Dataset, shards: list[int]) -> tuple[PictureSample, ...]:
     per_shard = [PICTURES // len(shards) + (index < PICTURES % len(shards)) for index in range(len(shards))]
     chosen: list[PictureSample] = []
     for shard, wanted in zip(shards, per_shard, strict=True):
-        with dataset.open_shard(shard, ["key", "caption", *SIZE_COLUMNS]) as reader:
+        with (
+            contextlib.suppress(*DAMAGE),
+            dataset.open_shard(shard, ["key", "caption", *SIZE_COLUMNS]) as reader,
+        ):
             for index in spread(len(reader), wanted):
                 row = reader.samples.slice(index, 1).to_pylist()[0]
                 chosen.append(_picture(row, thumbnail_uri(reader.image(index), GRID_SIDE)))
@@ -109,7 +114,10 @@ def _size(width: object, height: object) -> str:
 
 
 def _sizes(dataset: Dataset, shards: list[int]) -> SizeSample:
-    tables = [_good_sizes(dataset, shard) for shard in shards]
+    tables = []
+    for shard in shards:
+        with contextlib.suppress(*DAMAGE):
+            tables.append(_good_sizes(dataset, shard))
     if not tables:
         return SizeSample(0, {})
     table = pa.concat_tables(tables, promote_options="default")
@@ -125,7 +133,7 @@ def _good_sizes(dataset: Dataset, shard: int) -> pa.Table:
 
 def _annotation(dataset: Dataset, annotation: Annotation, shards: list[int]) -> AnnotationSample:
     numbers = [np.empty(0)]
-    with contextlib.suppress(CorruptData):  # which `verify` tells; the page shows what it can
+    with contextlib.suppress(*DAMAGE):
         for shard in shards:
             values = read_values(dataset, annotation, shard).slice(0, MAX_ROWS_PER_SHARD).drop_null()
             if pa.types.is_floating(values.type):

@@ -10,6 +10,7 @@ from orchestrator.report.reasons import failures, reasons_table, way
 from orchestrator.report.wording import file_size
 
 NOT_BUILT = "No finished dataset yet: it appears here once the build has ended."
+NO_SHARD_READ = "None of the shards that were looked at can be read: diptych verify tells what is wrong."
 QUARTILES = ("least", "first quarter", "median", "third quarter", "greatest")
 
 
@@ -33,7 +34,7 @@ def yield_section(dataset: DatasetFacts | None) -> Html:
 def pictures_section(dataset: DatasetFacts | None, credit: str | None) -> Html:
     """A grid of pictures as training sees them."""
     if dataset is None or not dataset.pictures:
-        text = NOT_BUILT if dataset is None else "The dataset holds no samples."
+        text = _why_nothing(dataset)
         return section("pictures", "Pictures and their captions", None, missing(text))
     lead = f"{len(dataset.pictures)} of {dataset.manifest.samples:,} samples, evenly spaced over the dataset."
     grid = el("ul", *map(_picture, dataset.pictures), class_="pictures")
@@ -45,13 +46,19 @@ def pictures_section(dataset: DatasetFacts | None, credit: str | None) -> Html:
 def sizes_section(dataset: DatasetFacts | None) -> Html:
     """Sizes on the web and in the dataset."""
     if dataset is None or not dataset.sizes.rows:
-        text = NOT_BUILT if dataset is None else "The dataset holds no samples."
+        text = _why_nothing(dataset)
         return section("sizes", "Sizes", None, missing(text))
     sizes, samples = dataset.sizes, dataset.manifest.samples
     part = f"All {sizes.rows:,} samples" if sizes.rows == samples else f"Of {sizes.rows:,} sampled rows of {samples:,}"
     lead = f"{part}: above as found on the web, below as stored. Each row is scaled to its highest bar."
     cards = [card for card in (_pixels(sizes, "width"), _pixels(sizes, "height"), _stored_bytes(sizes)) if card]
     return section("sizes", "Sizes", lead, el("div", *cards, class_="charts three"))
+
+
+def _why_nothing(dataset: DatasetFacts | None) -> str:
+    if dataset is None:
+        return NOT_BUILT
+    return NO_SHARD_READ if dataset.manifest.samples else "The dataset holds no samples."
 
 
 def _picture(picture: PictureSample) -> Html:

@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -360,6 +361,19 @@ def test_broken_pictures_and_a_dataset_that_changed_leave_a_tile(made: Made, tmp
         made.run, made.data, [RetrievalExample(SampleRef(9, 9, "x", "y"), (SampleRef(0, 3, "z", "z"),), (0.1,))]
     )
     assert len(made.page().all("span", "no-picture")) == 2
+
+
+@pytest.mark.parametrize(
+    "damage", [Path.unlink, lambda path: path.write_bytes(b"PAR1 half"), lambda path: path.write_bytes(b"")]
+)
+def test_shards_that_are_gone_or_damaged_leave_the_counts(damage: Callable[[Path], object], made: Made, tmp_path: Path):
+    write_dataset(tmp_path / "other", [good_rows(3), good_rows(2, "kept number")])
+    damage(tmp_path / "other" / "00000.parquet")
+    page = made.page(dataset_url=str(tmp_path / "other"))
+    assert "5 of 5 pairs became samples" in page.text and "kept number 1" in page.text
+    damage(tmp_path / "other" / "00001.parquet")
+    page = made.page(dataset_url=str(tmp_path / "other"))
+    assert "5 of 5 pairs became samples" in page.text and page.text.count("diptych verify tells what is wrong") == 2
 
 
 def test_empty_dataset_and_wild_numbers_do_not_break_it(made: Made, tmp_path: Path):

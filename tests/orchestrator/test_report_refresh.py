@@ -36,6 +36,13 @@ def test_it_is_written_again_and_again_and_a_failure_is_said_once():
     assert said == ["! the report is not up to date: a picture of another planet"]
 
 
+def test_the_last_one_is_written_at_the_end_and_its_failure_is_said_and_not_raised():
+    writer, said = Writer(1), []
+    with refreshing_report(writer, said.append):
+        assert writer.calls == 0
+    assert writer.calls == 1 and said == ["! the report is not up to date: a picture of another planet"]
+
+
 def test_one_that_takes_long_is_written_less_often():
     writer = Writer(seconds=0.02)
     with refreshing_report(writer, print, every_s=0.01):
