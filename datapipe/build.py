@@ -10,7 +10,7 @@ from datapipe.build_record import BuildView
 from datapipe.build_report import BuildReport
 from datapipe.commit import committed_shard, has_its_files, marker_name
 from datapipe.config import BuildConfig, ResizeMode
-from datapipe.damage import damaged_shards, forget_damage
+from datapipe.damage import damaged_shards, forget_damage, note_damage
 from datapipe.dataset import FORMAT_VERSION, MANIFEST_FILE, Manifest
 from datapipe.identity import build_settings, refuse_other_settings, write_settings
 from datapipe.image import process_image
@@ -19,8 +19,8 @@ from datapipe.marker import ShardStats
 from datapipe.marker_index import read_index, write_index
 from datapipe.plan import InputFile, ShardPlan, plan_shards, shard_count
 from datapipe.retry import longest_url_s
-from datapipe.urls import CONVERTED_FOLDER, check_input, open_url_list, resolved
-from infra.errors import CorruptData, OutputError, StageFailed
+from datapipe.urls import CONVERTED_FOLDER, check_input, input_identity, open_url_list, resolved
+from infra.errors import CorruptData, InputError, OutputError, StageFailed
 from infra.lease import Lease, hold
 from infra.place import dead_nodes
 from infra.progress import Progress, duration
@@ -70,15 +70,17 @@ def build(
         settings = build_settings(config)
         refuse_other_settings(output, settings)
         sweep(output)
-        for shard in damaged_shards(output):
-            output.delete(marker_name(shard))
-        forget_damage(output)
+        _take_back_damaged(output)
         files = open_url_list(config)
         write_settings(output, settings)
         rows = sum(file.rows for file in files)
         finished = find_finished(output, shard_count(rows, config.number_sample_per_shard))
         _require_room(output, config, rows - sum(stats.rows for stats in finished.values()))
+        if len(finished) < shard_count(rows, config.number_sample_per_shard):
+            output.delete(MANIFEST_FILE)  # no reader may take shards for whole that are being made again
         stats = _build_missing(config, files, finished, rows, progress, lease, process_image, tell)
+        built = sorted({shard.shard for shard in stats} - finished.keys())
+        _require_same_list(config, output, settings, built)
         manifest = build_manifest(stats, settings)
         output.write_bytes(MANIFEST_FILE, manifest.to_json())
         if not output.is_local:
@@ -94,6 +96,28 @@ def is_complete(output: Storage) -> bool:
         return False
     shards = len(Manifest.from_json(output.read_bytes(MANIFEST_FILE)).shard_rows)
     return len(find_finished(output, shards)) == shards
+
+
+def _take_back_damaged(output: Storage) -> None:
+    """Removes the markers of the shards that are known to be damaged, so that they are made again."""
+    damaged = damaged_shards(output)
+    if damaged:
+        output.delete(MANIFEST_FILE)
+    for shard in damaged:
+        output.delete(marker_name(shard))
+    forget_damage(output)
+
+
+def _require_same_list(config: BuildConfig, output: Storage, settings: dict[str, object], built: list[int]) -> None:
+    """Raises InputError when the list was replaced meanwhile; the shards of this start are made again by the next."""
+    if not built or input_identity(config) == settings["input_sha256"]:
+        return
+    note_damage(output, [*damaged_shards(output), *built])
+    raise InputError(
+        f"build.input: {config.input} is not the list any more that it was when the build began.",
+        f"All shards of a dataset are of one list; of this start {len(built):,} may be of another.",
+        "Restore the list and run the same command again: it makes those anew. Or choose another output.",
+    )
 
 
 def sweep(output: Storage) -> None:

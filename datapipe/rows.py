@@ -15,7 +15,7 @@ from infra.errors import InputError
 def read_rows(pieces: Sequence[Piece], config: BuildConfig) -> pa.Table:
     """The input rows: `url`, `caption` if there are any, then the list's further columns.
 
-    Raises InputError when the list is not any more what it was when the build began.
+    Raises InputError when the rows cannot be read as they could when the build began.
     """
     try:
         table = pa.concat_tables([_read_piece(piece, config) for piece in pieces], promote_options="permissive")

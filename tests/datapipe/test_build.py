@@ -21,6 +21,7 @@ from pictures import picture
 
 from datapipe.build import BuildResult, build, check_build
 from datapipe.config import BuildConfig
+from datapipe.damage import note_damage
 from datapipe.dataset import Dataset
 from datapipe.identity import build_settings, write_settings
 from datapipe.urls import open_url_list
@@ -209,6 +210,45 @@ def test_a_torn_shard_alone_is_done_again(photos: HostileWeb, tmp_path: Path, ra
         assert (again.shards_built, again.shards_found) == (1, 4), damage
         assert again.manifest == whole.manifest
         assert digests(folder) == before
+
+
+def test_while_shards_are_made_again_no_manifest_vouches_for_them(
+    photos: HostileWeb, tmp_path: Path, ray_cluster: Cluster
+):
+    run(config(tmp_path))
+    folder, before, seen = tmp_path / "dataset", digests(tmp_path / "dataset"), list[bool]()
+
+    def look(visit: Visit) -> None:
+        seen.append((folder / "dataset.json").exists())
+        visit.answer(picture(40))
+
+    photos.at("/40", look)
+    for damage in (lambda: os.truncate(folder / "00001.tar", 1024), lambda: note_damage(storage_of(folder), [1])):
+        damage()
+        run(config(tmp_path))
+        assert digests(folder) == before
+    assert seen == [False, False]
+
+
+def test_a_list_replaced_during_a_build_is_noticed(photos: HostileWeb, tmp_path: Path, ray_cluster: Cluster):
+    whole = run(config(tmp_path, "undisturbed")).manifest
+    settings, place = config(tmp_path, tasks=1), tmp_path / "urls.parquet"
+    rows, data = pq.read_table(place), place.read_bytes()
+
+    def replace_the_list(visit: Visit) -> None:
+        pq.write_table(rows.set_column(1, "caption", [["another"] * ROWS]), place)
+        visit.answer(picture(125))
+
+    photos.at("/125", replace_the_list)
+    with pytest.raises(InputError, match="is not the list any more"):
+        run(settings)
+    with pytest.raises(InputError, match="no finished dataset"):
+        Dataset.open(settings.output)
+    place.write_bytes(data)
+    photos.serve("/125", picture(125))
+    again = run(settings)
+    assert again.shards_built == 5 and again.manifest == whole
+    assert digests(tmp_path / "dataset") == digests(tmp_path / "undisturbed")
 
 
 def test_other_settings_or_another_list_are_not_mixed_in(photos: HostileWeb, tmp_path: Path, ray_cluster: Cluster):
