@@ -21,8 +21,9 @@ from datapipe.annotation import (
     find_annotation,
     source_of,
 )
-from datapipe.build import find_finished, require_lease
+from datapipe.build import require_lease
 from datapipe.dataset import Dataset, ShardReader
+from datapipe.finished import find_finished
 from datapipe.marker import FileFacts
 from datapipe.status import SampleStatus
 from infra.errors import CorruptData, StageFailed

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datapipe.dataset import Dataset, shard_name
+from datapipe.finished import find_finished
 from datapipe.marker import STATS_SUFFIX, FileFacts, ShardStats
 from infra.errors import ConfigError, CorruptData
 from infra.storage import Storage
@@ -92,9 +93,15 @@ def find_annotation(dataset: Storage, name: str) -> Annotation | None:
 
 
 def is_annotated(dataset: Storage, name: str, settings: dict[str, Any]) -> bool:
-    """Whether the annotation is finished, by these settings, and all its files are as large as they were."""
+    """Whether the annotation is finished: by these settings, of the shards that are there, its files as large as then.
+
+    Reads of each shard no more than its marker.
+    """
     annotation = find_annotation(dataset, name)
     if annotation is None or annotation.settings != settings:
+        return False
+    finished = find_finished(dataset, len(annotation.sources))
+    if annotation.sources != {annotation_file(shard): source_of(stats) for shard, stats in finished.items()}:
         return False
     sizes = {entry.path: entry.size_bytes for entry in annotation_folder(dataset, name).list_files()}
     return all(sizes.get(file) == facts.size_bytes for file, facts in annotation.files.items())

@@ -3,20 +3,20 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from datapipe.build_record import BuildView
 from datapipe.build_report import BuildReport
-from datapipe.commit import committed_shard, has_its_files, marker_name
+from datapipe.commit import marker_name
 from datapipe.config import BuildConfig, ResizeMode
 from datapipe.damage import damaged_shards, forget_damage, note_damage
 from datapipe.dataset import FORMAT_VERSION, MANIFEST_FILE, Manifest
+from datapipe.finished import find_finished
 from datapipe.identity import build_settings, refuse_other_settings, write_settings
 from datapipe.image import process_image
 from datapipe.isolation import ProcessImage
 from datapipe.marker import ShardStats
-from datapipe.marker_index import read_index, write_index
+from datapipe.marker_index import write_index
 from datapipe.plan import InputFile, ShardPlan, plan_shards, shard_count
 from datapipe.retry import longest_url_s
 from datapipe.urls import CONVERTED_FOLDER, check_input, input_identity, open_url_list, resolved
@@ -27,7 +27,6 @@ from infra.progress import Progress, duration
 from infra.storage import Storage, storage_of
 
 BYTES_PER_SQUARE_PIXEL = 0.4  # a 256-pixel JPEG at quality 95 has about 25 KB
-MARKERS_AT_ONCE = 32
 INDEX_EVERY_S = 300.0
 SPARE_DISK_BYTES = 64 << 20
 
@@ -124,24 +123,6 @@ def sweep(output: Storage) -> None:
     """Removes what attempts that were killed have left."""
     for folder in (output, output.at(CONVERTED_FOLDER)):
         folder.sweep_unfinished()
-
-
-def find_finished(output: Storage, shards: int) -> dict[int, ShardStats]:
-    """The shards whose marker is there and whose files are those it vouches for; storage is listed once."""
-    listed = {entry.path: entry for entry in output.list_files()}
-    candidates = [shard for shard in range(shards) if marker_name(shard) in listed]
-    if output.is_local:  # where threads would only wait for each other
-        found = [committed_shard(output, shard, listed) for shard in candidates]
-        return {stats.shard: stats for stats in found if stats is not None}
-    index = read_index(output, listed)
-
-    def look(shard: int) -> ShardStats | None:
-        stats = index.find(shard, listed)
-        known = stats is not None and has_its_files(output, stats, listed)
-        return stats if known else committed_shard(output, shard, listed)
-
-    with ThreadPoolExecutor(MARKERS_AT_ONCE) as pool:
-        return {stats.shard: stats for stats in pool.map(look, candidates) if stats is not None}
 
 
 def _require_room(output: Storage, config: BuildConfig, rows: int) -> None:

@@ -15,8 +15,8 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from datapipe.build import find_finished
 from datapipe.dataset import shard_name
+from datapipe.finished import find_finished
 from datapipe.marker import STATS_SUFFIX, FileFacts, ShardStats
 from datapipe.plan import InputFile, plan_shards, shard_count
 from infra.storage import storage_of

@@ -20,6 +20,7 @@ from datapipe.dataset import Dataset, ShardReader
 from datapipe.phash import PerceptualHash, perceptual_hash
 from infra.errors import ConfigError, CorruptData, StageFailed
 from infra.progress import Progress
+from infra.storage import storage_of
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers know no test
 
@@ -131,6 +132,19 @@ def test_what_is_there_is_kept_and_what_is_missing_or_damaged_is_made(dataset: D
         values(dataset, "length")
     run(dataset, Lengths(asked))
     assert asked_for(asked) == [1, 2] and values(dataset, "length") == before
+
+
+def test_one_of_a_shard_that_was_mended_with_other_bytes_is_not_done(dataset: Dataset, asked: Path, tmp_path: Path):
+    run(dataset, Lengths(asked))
+    assert is_annotated(dataset.storage, "length", Lengths(asked).settings)
+    other = storage_of(make_dataset(tmp_path / "others", shards=SHARDS, rows=ROWS))
+    for file in ("00000.tar", "00000.parquet", "00000_stats.json"):
+        dataset.storage.write_bytes(file, other.read_bytes(file))
+    assert not is_annotated(dataset.storage, "length", Lengths(asked).settings)
+    asked_for(asked)
+    run(dataset, Lengths(asked))
+    assert asked_for(asked) == [0]
+    assert is_annotated(dataset.storage, "length", Lengths(asked).settings)
 
 
 def test_one_that_stopped_goes_on(dataset: Dataset, asked: Path):

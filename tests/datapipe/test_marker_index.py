@@ -8,8 +8,8 @@ from fault_proxy import FaultProxy
 from object_store import ObjectStore
 from store_client import UseStore
 
-from datapipe.build import find_finished
 from datapipe.commit import commit_shard, marker_name
+from datapipe.finished import find_finished
 from datapipe.marker import ShardStats
 from datapipe.marker_index import INDEX_FILE, write_index
 from infra.staged import StagedFile
