@@ -1,5 +1,8 @@
 """Conditions on a column: a value that it must have, or a range."""
 
+from decimal import Decimal, InvalidOperation
+
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,15 +22,27 @@ def fulfils(values: pa.ChunkedArray, wanted: Wanted, key: str) -> pa.ChunkedArra
         numbers = as_numbers(values)
         if numbers is None:
             raise _not_of_its_type(values, wanted.model_dump(exclude_none=True), key)
-        return _is_within(numbers, wanted)
+        return _is_within(numbers, wanted, plain_kind(values.type))
     try:
-        return pc.equal(values, pa.scalar(wanted).cast(values.type, safe=not pa.types.is_floating(values.type)))
-    except (pa.ArrowException, OverflowError, TypeError) as error:
+        return pc.equal(plain(values), _as_kind(wanted, plain_kind(values.type)))
+    except (pa.ArrowException, OverflowError, TypeError, InvalidOperation) as error:
         raise _not_of_its_type(values, wanted, key) from error
+
+
+def plain_kind(kind: pa.DataType) -> pa.DataType:
+    """What the values are, whether or not they are dictionary-encoded."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The same values as Arrow can compare them: dictionaries decoded, half precision as single."""
+    decoded = values.cast(plain_kind(values.type))
+    return decoded.cast(pa.float32()) if pa.types.is_float16(decoded.type) else decoded
 
 
 def as_numbers(values: pa.ChunkedArray) -> pa.ChunkedArray | None:
     """The values, if they are numbers; all null where the type is; None for others."""
+    values = plain(values)
     kind = values.type
     if pa.types.is_null(kind):
         return values.cast(pa.float64())
@@ -45,15 +60,27 @@ def condition_name(column: str, wanted: Wanted) -> str:
     return f"{low}{column}{high}"
 
 
-def _is_within(numbers: pa.ChunkedArray, wanted: Range) -> pa.ChunkedArray:
+def _as_kind(wanted: str | int | float | bool, kind: pa.DataType) -> pa.Scalar:
+    """The value as one of the column's: of a number in floating point the nearest; else exactly, or not at all."""
+    if pa.types.is_float16(kind) and not isinstance(wanted, str):
+        with np.errstate(over="ignore"):
+            return pa.scalar(np.float16(wanted), pa.float16()).cast(pa.float32())
+    if pa.types.is_decimal(kind):
+        return pa.scalar(Decimal(str(wanted)), kind)
+    if pa.types.is_integer(kind) and isinstance(wanted, int):
+        return pa.scalar(int(wanted), kind)
+    return pa.scalar(wanted).cast(kind, safe=not pa.types.is_floating(kind))
+
+
+def _is_within(numbers: pa.ChunkedArray, wanted: Range, kind: pa.DataType) -> pa.ChunkedArray:
     # Whole numbers are compared as such numbers only up to 2^53, past which limits are rounded.
-    kind = numbers.type if pa.types.is_floating(numbers.type) else pa.float64()
-    values = numbers.cast(kind, safe=False)
+    kind = kind if pa.types.is_floating(kind) else pa.float64()
+    values = numbers if pa.types.is_floating(numbers.type) else numbers.cast(kind, safe=False)
     is_in = pc.is_finite(values)
     if wanted.min is not None:
-        is_in = pc.and_(is_in, pc.greater_equal(values, pa.scalar(wanted.min, pa.float64()).cast(kind, safe=False)))
+        is_in = pc.and_(is_in, pc.greater_equal(values, _as_kind(wanted.min, kind)))
     if wanted.max is not None:
-        is_in = pc.and_(is_in, pc.less_equal(values, pa.scalar(wanted.max, pa.float64()).cast(kind, safe=False)))
+        is_in = pc.and_(is_in, pc.less_equal(values, _as_kind(wanted.max, kind)))
     return is_in
 
 

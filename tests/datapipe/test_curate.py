@@ -2,10 +2,12 @@
 
 import io
 import re
+from decimal import Decimal
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -164,6 +166,29 @@ def test_columns_of_every_kind_are_compared(tmp_path: Path):
     assert view_of(dataset, deduplicate={"column": "tags"})[0] == [(0, 0), (0, 1), *(p for p in GOOD if p[0] == 1)]
     assert view_of(dataset, deduplicate={"column": "split", "prefer": "row"})[0][:2] == [(0, 17), (0, 18)]
     assert view_of(dataset, top={"column": "row", "share": 1.0})[0] == GOOD
+
+
+def test_numbers_of_every_kind_fulfil_conditions(tmp_path: Path):
+    dataset = Dataset.open(make_dataset(tmp_path / "shapes", shards=1, rows=ROWS))
+    good = [place for place in GOOD if place[0] == 0]
+    numbers = pa.array(range(ROWS), pa.int64())
+    columns = {
+        "price": pa.array(map(Decimal, range(ROWS)), pa.decimal128(10, 2)),
+        "id": pa.array([(1 << 63) + row for row in range(ROWS)], pa.uint64()),
+        "coded": numbers.dictionary_encode(),
+        "half": pa.array(np.arange(ROWS, dtype=np.float16) / np.float16(10)),
+    }
+    add_columns(dataset, 0, columns)
+    assert view_of(dataset, where={"price": 5})[0] == [(0, 5)]
+    assert view_of(dataset, where={"price": {"min": 17}})[0] == good[-2:]
+    assert view_of(dataset, where={"id": (1 << 63) + 3})[0] == [(0, 3)]
+    assert view_of(dataset, where={"coded": 3})[0] == [(0, 3)]
+    assert view_of(dataset, where={"coded": {"max": 1}})[0] == good[:2]
+    assert view_of(dataset, where={"half": 0.3})[0] == [(0, 3)]
+    assert view_of(dataset, where={"half": {"min": 0.1, "max": 0.3}})[0] == good[1:4]
+    for column, wrong in (("price", 0.001), ("price", "cheap"), ("id", -1), ("coded", "one")):
+        with pytest.raises(ConfigError, match=f"curate.where.{column}: got {wrong!r}"):
+            view_of(dataset, where={column: wrong})
 
 
 def test_a_dataset_without_rows_has_no_view(tmp_path: Path):
