@@ -20,8 +20,9 @@ from datapipe.annotation import (
     read_values,
     require_annotation,
 )
-from datapipe.conditions import as_numbers, condition_name, fulfils
-from datapipe.curate_config import PHASH, CurateConfig, DeduplicateConfig, TopConfig
+from datapipe.comparable import as_keys, as_ranks, in_one_kind
+from datapipe.conditions import condition_name, fulfils
+from datapipe.curate_config import PHASH, CurateConfig, DeduplicateConfig
 from datapipe.dataset import MANIFEST_FILE, Dataset
 from datapipe.dedup import first_of_each, without_near_duplicates
 from datapipe.status import SampleStatus
@@ -31,8 +32,9 @@ from infra.progress import Progress
 from infra.storage import storage_of
 
 SHARDS_AT_ONCE = 8
-SHARD, ROW, ALIKE = "__shard", "__row", "__alike"  # beside the columns of the dataset
-KEY_BYTES = 16
+# The columns of the rows that are left: their places, and what they are compared by.
+SHARD, ROW, ALIKE, PREFER, TOP = "shard", "row", "alike", "prefer", "top"
+FINE = " fine"  # the second half of a rank
 
 
 def used_columns(config: CurateConfig) -> list[str]:
@@ -75,7 +77,7 @@ def curate(
         rows = rows.filter(pa.array(_distinct(rows, config.deduplicate)))
         steps.append(Step(_describe(config.deduplicate), rows.num_rows))
     if config.top is not None and rows.num_rows:
-        rows = rows.filter(pa.array(_best(rows, config.top)))
+        rows = rows.filter(pa.array(_best(rows, config.top.share)))
         steps.append(Step(f"top {100 * config.top.share:g} % of {config.top.column}", rows.num_rows))
     told = "; ".join(f"{step.name}: {step.left:,}" for step in steps) or "no condition"
     if not rows.num_rows:
@@ -131,7 +133,7 @@ def _fulfilling(config: CurateConfig, dataset: Dataset, progress: Progress) -> t
             progress.update(done)
     names = [condition_name(column, wanted) for column, wanted in config.where.items()]
     steps = [Step(name, int(count)) for name, count in zip(names, left, strict=True)]
-    return pa.concat_tables(parts, promote_options="permissive"), steps
+    return pa.concat_tables(in_one_kind(parts, ALIKE), promote_options="permissive"), steps
 
 
 def _in_shard(config: CurateConfig, dataset: Dataset, columns: _Columns, shard: int) -> tuple[pa.Table, list[int]]:
@@ -150,49 +152,61 @@ def _in_shard(config: CurateConfig, dataset: Dataset, columns: _Columns, shard: 
         left.append(int(pc.sum(is_in).as_py() or 0))
     places = np.flatnonzero(is_in.to_numpy(zero_copy_only=False).astype(bool))
     chosen = {SHARD: np.full(len(places), shard, dtype=np.int64), ROW: places.astype(np.int64)}
-    return pa.table(chosen | _later_values(config, values, pa.array(places))), left
+    return pa.table(chosen | _later_values(config, values, pa.array(places), shard)), left
 
 
 def _later_values(
-    config: CurateConfig, values: dict[str, pa.ChunkedArray], places: pa.Array
-) -> dict[str, pa.ChunkedArray | pa.Array]:
-    """What deduplication and ranking look at: hashes and numbers as they are, all else by a hash of it."""
-    later: dict[str, pa.ChunkedArray | pa.Array] = {}
+    config: CurateConfig, values: dict[str, pa.ChunkedArray], places: pa.Array, shard: int
+) -> dict[str, pa.ChunkedArray | pa.Array | npt.NDArray[np.generic]]:
+    """What deduplication and ranking look at."""
+    later: dict[str, pa.ChunkedArray | pa.Array | npt.NDArray[np.generic]] = {}
     if config.deduplicate is not None:
-        alike = values[config.deduplicate.column].take(places)
-        is_plain = pa.types.is_uint64(alike.type) or pa.types.is_null(alike.type)
-        later[ALIKE] = alike if is_plain else pa.array(map(_key_of, alike), pa.binary(KEY_BYTES))
-    wanted = [config.deduplicate.prefer if config.deduplicate else None, config.top.column if config.top else None]
-    for name in wanted:
-        if name is not None:
-            later[name] = values[name].take(places)
+        alike = values[config.deduplicate.column]
+        _require_hashes(alike.type, config.deduplicate)
+        later[ALIKE] = as_keys(alike.take(places))
+    for name, (column, key) in _rank_columns(config).items():
+        ranks = as_ranks(values[column].take(places))
+        if ranks is None:
+            raise _no_numbers(key, column, values[column].type, f"in shard {shard}")
+        later[name], later[name + FINE] = ranks
     return later
 
 
-def _key_of(value: pa.Scalar) -> bytes | None:
-    """The same for equal values; None for none. Two of a billion different ones meet with a chance of 10⁻²¹."""
-    if not value.is_valid:
-        return None
-    plain = value.as_py()
-    text = plain if isinstance(plain, str) else json.dumps(plain, sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
+def _rank_columns(config: CurateConfig) -> dict[str, tuple[str, str]]:
+    """The columns that rows are ordered by, each with its key in the config."""
+    found = {}
+    if config.deduplicate is not None and config.deduplicate.prefer is not None:
+        found[PREFER] = (config.deduplicate.prefer, "deduplicate.prefer")
+    if config.top is not None:
+        found[TOP] = (config.top.column, "top.column")
+    return found
+
+
+def _require_hashes(kind: pa.DataType, config: DeduplicateConfig) -> None:
+    if config.max_distance and not (pa.types.is_uint64(kind) or pa.types.is_null(kind)):
+        raise ConfigError(
+            f"curate.deduplicate.max_distance: got {config.max_distance} for the column {config.column}, of {kind}.",
+            "Bits are counted between perceptual hashes, which are whole numbers of 64 bits (uint64).",
+            f"Take the column {PHASH}, or set max_distance to 0.",
+        )
+
+
+def _no_numbers(key: str, column: str, kind: pa.DataType, where: str) -> ConfigError:
+    return ConfigError(
+        f"curate.{key}: got {column}.",
+        f"The column holds {kind} {where}; rows are ordered by numbers.",
+        "Name a column of numbers.",
+    )
 
 
 def _distinct(rows: pa.Table, config: DeduplicateConfig) -> npt.NDArray[np.bool_]:
     """Which rows stay; those without a value have nothing to be alike in, and stay."""
     values = rows[ALIKE]
     has_value = pc.is_valid(values).to_numpy(zero_copy_only=False).astype(bool)
-    order = np.flatnonzero(has_value)
-    if not len(order):
+    if not has_value.any():
         return np.ones(len(values), dtype=bool)
-    if config.prefer is not None:
-        order = order[np.argsort(-_numbers(rows, config.prefer, "deduplicate.prefer")[order], kind="stable")]
-    if config.max_distance and not pa.types.is_uint64(values.type):
-        raise ConfigError(
-            f"curate.deduplicate.max_distance: got {config.max_distance} for the column {config.column}.",
-            "Bits are counted between perceptual hashes, which are whole numbers of 64 bits.",
-            f"Take the column {PHASH}, or set max_distance to 0.",
-        )
+    order = np.arange(len(values)) if config.prefer is None else _best_first(rows, PREFER)
+    order = order[has_value[order]]
     if pa.types.is_uint64(values.type):
         hashes = values.take(pa.array(order)).to_numpy().astype(np.uint64)
         stays = without_near_duplicates(hashes, config.max_distance)
@@ -205,32 +219,18 @@ def _distinct(rows: pa.Table, config: DeduplicateConfig) -> npt.NDArray[np.bool_
     return np.asarray(mask, dtype=bool)
 
 
-def _best(rows: pa.Table, config: TopConfig) -> npt.NDArray[np.bool_]:
+def _best(rows: pa.Table, share: float) -> npt.NDArray[np.bool_]:
     """The rows with the greatest values; of equal ones the first."""
-    values = _numbers(rows, config.column, "top.column")
     # As it is written: in floating point 7 % of 100 are a little more than 7.
-    wanted = math.ceil(Fraction(repr(config.share)) * int(np.isfinite(values).sum()))
-    mask = np.zeros(len(values), dtype=bool)
-    mask[np.argsort(-values, kind="stable")[:wanted]] = True
+    wanted = math.ceil(Fraction(repr(share)) * int(np.isfinite(rows[TOP].to_numpy()).sum()))
+    mask = np.zeros(rows.num_rows, dtype=bool)
+    mask[_best_first(rows, TOP)[:wanted]] = True
     return mask
 
 
-def _numbers(rows: pa.Table, column: str, key: str) -> npt.NDArray[np.float64]:
-    """The column as numbers in the same order, minus infinity where there is none."""
-    numbers = as_numbers(rows[column])
-    if numbers is None:
-        raise ConfigError(
-            f"curate.{key}: got {column}.",
-            f"The column holds {rows[column].type}; rows are ordered by numbers.",
-            "Name a column of numbers.",
-        )
-    if pa.types.is_integer(numbers.type):
-        # Ranks: floating point does not tell large whole numbers apart.
-        filled = pc.fill_null(numbers, 0).to_numpy()
-        found = np.unique(filled, return_inverse=True)[1].astype(np.float64)
-        return np.where(pc.is_valid(numbers).to_numpy(zero_copy_only=False).astype(bool), found, -np.inf)
-    found = numbers.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float64)
-    return np.where(np.isfinite(found), found, -np.inf)
+def _best_first(rows: pa.Table, name: str) -> npt.NDArray[np.int64]:
+    """The places of the rows by falling rank; of equals the first one first."""
+    return np.lexsort((-rows[name + FINE].to_numpy(), -rows[name].to_numpy()))
 
 
 def _describe(config: DeduplicateConfig) -> str:

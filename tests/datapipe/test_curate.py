@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from small_datasets import make_dataset, write_annotation
 
 from datapipe.annotation import annotation_file, annotation_folder
+from datapipe.comparable import as_ranks
 from datapipe.curate import curate, used_columns
 from datapipe.curate_config import CurateConfig
 from datapipe.dataset import Dataset
@@ -168,6 +169,11 @@ def test_columns_of_every_kind_are_compared(tmp_path: Path):
     assert view_of(dataset, top={"column": "row", "share": 1.0})[0] == GOOD
 
 
+def caption_of(place: tuple[int, int]) -> int:
+    """Sixteen captions come in turn."""
+    return (place[0] * ROWS + place[1]) % 16
+
+
 def test_numbers_of_every_kind_fulfil_conditions(tmp_path: Path):
     dataset = Dataset.open(make_dataset(tmp_path / "shapes", shards=1, rows=ROWS))
     good = [place for place in GOOD if place[0] == 0]
@@ -189,6 +195,66 @@ def test_numbers_of_every_kind_fulfil_conditions(tmp_path: Path):
     for column, wrong in (("price", 0.001), ("price", "cheap"), ("id", -1), ("coded", "one")):
         with pytest.raises(ConfigError, match=f"curate.where.{column}: got {wrong!r}"):
             view_of(dataset, where={column: wrong})
+
+
+LARGE = 1 << 53  # from here on floating point leaves whole numbers out
+
+
+@pytest.mark.parametrize("kind", [pa.float64(), pa.uint64(), pa.decimal128(20), pa.dictionary(pa.int32(), pa.int64())])
+def test_numbers_are_ordered_whatever_type_each_shard_has(tmp_path: Path, kind: pa.DataType):
+    dataset = Dataset.open(make_dataset(tmp_path / "shapes", shards=SHARDS, rows=ROWS))
+    add_columns(dataset, 0, {"n": pa.array([LARGE + 1 + row for row in range(ROWS)], pa.int64())})
+    other = [LARGE + 2 * row for row in range(ROWS)]
+    plain = pa.array(map(Decimal, other), kind) if pa.types.is_decimal(kind) else pa.array(other)
+    add_columns(
+        dataset, 1, {"n": plain.dictionary_encode() if pa.types.is_dictionary(kind) else plain.cast(kind, safe=False)}
+    )
+    values = {place: LARGE + (1 + place[1] if place[0] == 0 else 2 * place[1]) for place in GOOD}
+    for count in (1, 12, 25):
+        ranked = sorted(GOOD, key=lambda place: -values[place])[:count]
+        assert view_of(dataset, top={"column": "n", "share": count / len(GOOD)})[0] == sorted(ranked)
+    last = {caption_of(place): place for place in sorted(GOOD, key=lambda place: (values[place], [-x for x in place]))}
+    assert view_of(dataset, deduplicate={"column": "caption", "prefer": "n"})[0] == sorted(last.values())
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.int8(), pa.float64(), pa.float16(), pa.decimal128(9, 2)])
+def test_equal_numbers_are_alike_whatever_type_each_shard_has(tmp_path: Path, kind: pa.DataType):
+    dataset = Dataset.open(make_dataset(tmp_path / "shapes", shards=SHARDS, rows=ROWS))
+    add_columns(dataset, 0, {"n": pa.array(range(ROWS), pa.uint64())})
+    of_kind = Decimal if pa.types.is_decimal(kind) else np.float16 if pa.types.is_float16(kind) else int
+    add_columns(dataset, 1, {"n": pa.array(map(of_kind, [-1, *range(1, ROWS)]), kind)})
+    assert view_of(dataset, deduplicate={"column": "n"})[0] == [*(place for place in GOOD if place[0] == 0), (1, 0)]
+
+
+def test_rows_without_a_number_are_like_none(tmp_path: Path):
+    dataset = Dataset.open(make_dataset(tmp_path / "shapes", shards=1, rows=ROWS))
+    add_columns(dataset, 0, {"n": pa.array([1.0] * 3 + [float("nan")] * (ROWS - 3))})
+    assert view_of(dataset, deduplicate={"column": "n"})[0] == [
+        (0, 0),
+        *((0, row) for row in range(3, ROWS) if row % 10 != 9),
+    ]
+
+
+def test_a_shard_where_a_column_has_no_numbers_is_named(tmp_path: Path):
+    dataset = Dataset.open(make_dataset(tmp_path / "shapes", shards=SHARDS, rows=ROWS))
+    add_columns(dataset, 0, {"n": pa.array(range(ROWS), pa.uint64())})
+    add_columns(dataset, 1, {"n": pa.array(["one"] * ROWS)})
+    for settings in ({"top": {"column": "n", "share": 0.5}}, {"deduplicate": {"column": "url", "prefer": "n"}}):
+        with pytest.raises(ConfigError, match="The column holds string in shard 1; rows are ordered by numbers"):
+            view_of(dataset, **settings)
+    with pytest.raises(ConfigError, match="got 2 for the column n, of string"):
+        view_of(dataset, deduplicate={"column": "n", "max_distance": 2})
+
+
+@given(
+    st.lists(st.one_of(st.integers(-(1 << 63), (1 << 63) - 1), st.integers(0, (1 << 64) - 1)), min_size=1, max_size=9)
+)
+def test_ranks_are_ordered_as_the_numbers_are(numbers: list[int]):
+    pairs = []
+    for number in numbers:
+        high, low = as_ranks(pa.chunked_array([pa.array([number], pa.int64() if number < 1 << 63 else pa.uint64())]))
+        pairs.append((high[0], low[0]))
+    assert sorted(range(len(numbers)), key=numbers.__getitem__) == sorted(range(len(numbers)), key=pairs.__getitem__)
 
 
 def test_a_dataset_without_rows_has_no_view(tmp_path: Path):
