@@ -12,6 +12,7 @@ from torch.distributed import ProcessGroup
 from infra.errors import StageFailed
 from training.config import LossName
 from training.loss import clip_loss, siglip_loss
+from training.tile_check import compiled_error
 
 ROWS_OF_A_RANK = (3, 5, 2)  # uneven, taken in turn
 WIDTH = 24
@@ -55,7 +56,8 @@ def certify_loss(
 ) -> LossCertificate:
     """Takes the loss of small random features on all ranks of the group and compares it with the formula.
 
-    Value, features' gradients, and the gradients of scale and bias. Every rank must call it, and gets the same answer.
+    Value, features' gradients, and the gradients of scale and bias; on CUDA also the compiled arithmetic of a tile with
+    the plain one. Every rank must call it, and gets the same answer.
     loss: what to check in place of the run's loss. Raises StageFailed when an error is above the tolerance.
     """
     ranks = dist.get_world_size(group) if dist.is_initialized() else 1
@@ -68,7 +70,8 @@ def certify_loss(
     found = _taken(
         loss or _loss_of_the_run(name, group), images[own].to(device, dtype), texts[own].to(device, dtype), dtype
     )
-    error = _greatest_error(found, expected, own, ranks, group)
+    of_tiles = 0.0 if loss else compiled_error(name, device)
+    error = _greatest_error(found, expected, own, ranks, group, of_tiles)
     certificate = LossCertificate(
         name.value, ranks, sum(counts), str(dtype).removeprefix("torch."), error, TOLERANCE[dtype]
     )
@@ -133,8 +136,13 @@ def _formula(name: LossName) -> Loss:
     return siglip if name is LossName.SIGLIP else clip
 
 
-def _greatest_error(found: _Taken, expected: _Taken, own: slice, ranks: int, group: ProcessGroup | None) -> float:
-    """Over all ranks. Each holds W times its gradients, which the average over ranks divides by W again."""
+def _greatest_error(
+    found: _Taken, expected: _Taken, own: slice, ranks: int, group: ProcessGroup | None, of_tiles: float
+) -> float:
+    """Over all ranks. Each holds W times its gradients, which the average over ranks divides by W again.
+
+    of_tiles: another error of this rank, which counts as well.
+    """
     scalars = torch.cat((found.scale, found.bias))
     if ranks > 1:
         device = "cuda" if dist.get_backend(group) == "nccl" else "cpu"
@@ -149,7 +157,7 @@ def _greatest_error(found: _Taken, expected: _Taken, own: slice, ranks: int, gro
         (scalars[1:], expected.bias, expected.bias.abs().max().clamp(min=1e-30)),
     )
     error = torch.stack([((one - other).abs() / size).max() for one, other, size in pairs]).max()
-    error = error.nan_to_num(nan=torch.inf)  # the ranks' maximum could drop it
+    error = error.nan_to_num(nan=torch.inf).clamp(min=of_tiles)  # the ranks' maximum could drop a NaN
     if ranks > 1:
         worst = error.to(scalars.dtype).to("cuda" if dist.get_backend(group) == "nccl" else "cpu")
         dist.all_reduce(worst, op=dist.ReduceOp.MAX, group=group)

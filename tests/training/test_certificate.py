@@ -11,6 +11,7 @@ from ranks import Ranks
 from torch import Tensor
 
 from infra.errors import StageFailed
+from training import loss_tiles, tile_check
 from training.certificate import LossCertificate, certify_loss
 from training.config import LossName
 from training.loss import clip_loss, siglip_loss
@@ -87,3 +88,29 @@ def test_a_wrong_clip_loss_stops_every_worker(ranks: Ranks, wrong: Any):
 def test_a_wrong_siglip_loss_stops_every_worker(ranks: Ranks):
     for text in ranks.run(verdict, [("siglip", frozen_bias)] * 3):
         assert "siglip loss over 3 workers is off by" in text
+
+
+def off_by_a_tenth(function: Any) -> Any:
+    def run(products: Tensor, *others: Any) -> Any:
+        results = function(products, *others)
+        if results is None:
+            others[1].mul_(1.1)  # it works in place
+            return None
+        return tuple(1.1 * each for each in results) if isinstance(results, tuple) else 1.1 * results
+
+    return run
+
+
+@pytest.mark.parametrize("name", list(LossName))
+def test_the_compiled_arithmetic_of_a_tile_is_compared_with_the_plain_one(
+    monkeypatch: pytest.MonkeyPatch, name: LossName
+):
+    monkeypatch.setattr(tile_check, "TILE", 256)
+    torch._dynamo.reset()
+    assert tile_check.compiled_error(name, CPU) == 0  # on a CPU nothing is compiled
+    monkeypatch.setattr(tile_check, "fused", lambda function, _device: loss_tiles.compiled(function, "aot_eager"))
+    assert tile_check.compiled_error(name, CPU) < 1e-5
+    assert certify_loss(name, CPU, torch.float32).error < 1e-5
+    monkeypatch.setattr(tile_check, "fused", lambda function, _device: off_by_a_tenth(function))
+    with pytest.raises(StageFailed, match=r"is off by 1.0e-01"):
+        certify_loss(name, CPU, torch.float32)
