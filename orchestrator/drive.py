@@ -20,7 +20,7 @@ from infra.terminal import quiet
 from orchestrator.config import RunConfig, Stage
 from orchestrator.driver import CredentialsEnded, Driver, LeaseLost, Watch, watching
 from orchestrator.keeper import LOGS_FOLDER, Keeper, keeping, logs_folder
-from orchestrator.records import begin_drive, end_drive
+from orchestrator.records import begin_drive, end_drive, forget_stop_request, next_drive_number
 from orchestrator.report_refresh import refreshing_report
 from orchestrator.run import check_run, open_run, with_stored_sections
 from orchestrator.run_state import RunState
@@ -43,14 +43,18 @@ def drive(
     *,
     address: str | None = None,
     progress_form: ProgressForm = ProgressForm.AUTO,
+    is_submitted: bool = False,
 ) -> Storage:
-    """Does the stages of a run and writes its report; returns the run's folder. Goes on where it was."""
+    """Does the stages of a run and writes its report; returns the run's folder. Goes on where it was.
+
+    One that `is_submitted` heeds a request to stop that was made while it was queued.
+    """
     require_sections(config, stages)
     config = with_stored_sections(config)
     check_stages(config, stages)
     check_run(config)
     left = partial(stages_left, config, did=stages)
-    with driving(config.folder, ", ".join(stages), progress_form, left=left) as driver:
+    with driving(config.folder, ", ".join(stages), progress_form, left=left, is_submitted=is_submitted) as driver:
         open_run(driver, config)
         with refreshing_report(partial(refresh_run_report, config, driver), driver.progress.note):
             run_stages(driver, config, stages, address=address)
@@ -92,16 +96,20 @@ def driving(
     progress_form: ProgressForm = ProgressForm.AUTO,
     *,
     left: Callable[[], Sequence[str]] = tuple,
+    is_submitted: bool = False,
 ) -> Iterator[Driver]:
     """The block's process is the folder's driver. How it ends is recorded; an error gets the logs' place.
 
     `left` tells at the block's end which stages of the run are still to do: only without any is the run done.
+    A request to stop from before the block counts only for one that `is_submitted`.
     """
     with (
         hold(folder, partial(print, file=sys.stderr, flush=True)) as lease,
         logs_folder(folder) as logs,
         quiet(logs / DRIVER_LOG) as terminal,
     ):
+        if not is_submitted:
+            forget_stop_request(folder, next_drive_number(folder))
         drive = begin_drive(folder, command)
         with (
             keeping(folder, drive, logs) as keeper,

@@ -56,10 +56,15 @@ def drive_numbers(folder: Storage) -> list[int]:
     return sorted(int(entry.path.split("/")[1]) for entry in listed if entry.path.endswith(f"/{START_NAME}"))
 
 
+def next_drive_number(folder: Storage) -> int:
+    """The number that the next drive gets, if nobody else begins one."""
+    return max(drive_numbers(folder), default=0) + 1
+
+
 def begin_drive(folder: Storage, command: str) -> Drive:
     """Takes the next number. Only the holder of the run's lease may call this."""
     while True:
-        number = max(drive_numbers(folder), default=0) + 1
+        number = next_drive_number(folder)
         drive = Drive(number, secrets.token_hex(8), this_process(), time.time(), command)
         if folder.create(drive_path(number, START_NAME), encode(asdict(drive))):
             return drive

@@ -7,7 +7,6 @@ from infra.progress_display import ProgressForm
 from infra.storage import Storage
 from orchestrator.config import RunConfig, config_of
 from orchestrator.drive import drive
-from orchestrator.records import drive_numbers, forget_stop_request
 from orchestrator.run import CONFIG_FILE, read_identity
 from orchestrator.stages import configured_stages
 from orchestrator.submit import Submission, submit_run
@@ -25,7 +24,6 @@ def resume_run(
     """Does what is missing of the run; returns its folder. Raises UserError, CorruptData where all would be lost."""
     config = stored_config(folder, overrides)
     _require_checkpoint(folder)
-    forget_stop_request(folder, len(drive_numbers(folder)) + 1)
     return drive(config, configured_stages(config), address=address, progress_form=progress_form)
 
 

@@ -171,9 +171,16 @@ def export(config: Path, overrides: tuple[str, ...], address: str | None) -> Non
 @address_option
 @progress_option
 @click.option("--dry-run", is_flag=True, help="Print what is done, to do and stale, and why, and stop there.")
+@click.option("--submitted", is_flag=True, hidden=True)  # what `diptych submit` hands to the cluster
 @json_option
 def run(
-    config: Path, overrides: tuple[str, ...], address: str | None, progress_form: str, dry_run: bool, as_json: bool
+    config: Path,
+    overrides: tuple[str, ...],
+    address: str | None,
+    progress_form: str,
+    dry_run: bool,
+    submitted: bool,
+    as_json: bool,
 ) -> None:
     """All the stages that the config names, each only if it is not done.
 
@@ -183,7 +190,7 @@ def run(
       diptych run birds.yaml train.steps=2000 --dry-run
     """
     if not dry_run:
-        _drive(config, overrides, address, None, progress_form=progress_form)
+        _drive(config, overrides, address, None, progress_form=progress_form, is_submitted=submitted)
         return
     from orchestrator.config import load_config
     from orchestrator.run import with_stored_sections
@@ -210,6 +217,7 @@ def _drive(
     *,
     echo: bool = True,
     progress_form: str = "auto",
+    is_submitted: bool = False,
 ) -> "Storage":
     from infra.progress_display import ProgressForm
     from orchestrator.config import Stage, load_config
@@ -218,7 +226,8 @@ def _drive(
 
     config = load_config(path, overrides)
     stages: Sequence[Stage] = configured_stages(config) if names is None else [Stage(name) for name in names]
-    folder = drive(config, stages, address=address, progress_form=ProgressForm(progress_form))
+    form = ProgressForm(progress_form)
+    folder = drive(config, stages, address=address, progress_form=form, is_submitted=is_submitted)
     if echo:
         click.echo(f"Run: {folder.url}")
         click.echo(f"Report: {folder.url}/report.html")

@@ -17,6 +17,7 @@ from orchestrator.records import (
     Event,
     drive_numbers,
     forget_stop_request,
+    next_drive_number,
     read_standing,
     record_event,
     this_process,
@@ -26,7 +27,7 @@ from orchestrator.run_state import RunState
 from orchestrator.stage_state import stages_left
 from orchestrator.stages import check_stages, configured_stages
 
-ENTRYPOINT = f"python -m orchestrator run {CONFIG_NAME} --address auto"
+ENTRYPOINT = f"python -m orchestrator run {CONFIG_NAME} --address auto --submitted"
 GO_ON = frozenset({RunState.QUEUED, RunState.LOST, RunState.STOPPED, RunState.FAILED, RunState.PARTIAL})
 
 
@@ -79,7 +80,7 @@ def submit_run(config: RunConfig, address: str, *, shared_folder: str | None = N
 def _submit(client: Any, address: str, config: RunConfig) -> str | None:
     folder = config.folder
     # The same name for all who submit the run's next drive at the same moment: the cluster takes it once.
-    number = len(drive_numbers(folder)) + 1
+    number = next_drive_number(folder)
     forget_stop_request(folder, number)
     job = f"diptych-{config.name}-{read_identity(folder)['id']}-{number}"
     with tempfile.TemporaryDirectory(prefix="diptych-submit-") as scratch:

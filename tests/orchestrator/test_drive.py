@@ -1,5 +1,6 @@
-"""How a drive ends whose storage refuses its credentials in the middle."""
+"""How a drive begins after a request to stop, and ends whose storage refuses its credentials in the middle."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,10 @@ import pytest
 from infra.errors import CredentialsRefused, FixedCredentialsRefused
 from infra.storage import storage_of
 from orchestrator.drive import driving
-from orchestrator.driver import CredentialsEnded
-from orchestrator.records import ending_of
-from orchestrator.run_state import RunState
+from orchestrator.driver import LOOK_EVERY_S, CredentialsEnded
+from orchestrator.records import SUBMIT_EVENT, Event, encode, ending_of, read_standing, record_event
+from orchestrator.run_state import RunState, StopMode
+from orchestrator.stop import stop_run
 
 
 @pytest.mark.parametrize(
@@ -42,3 +44,17 @@ def test_refused_credentials_end_a_run_that_is_under_way_with_what_to_do(
     )
     ending = ending_of(folder, 1)
     assert ending is not None and ending.state is RunState.FAILED and "ExpiredToken" in ending.reason
+
+
+def test_a_stop_from_while_it_was_queued_counts_for_the_job_alone(tmp_path: Path):
+    folder = storage_of(tmp_path / "run")
+    folder.write_bytes("run.json", encode({"name": "birds", "created": 1.0}))
+    assert stop_run(folder, StopMode.CHECKPOINT).state is RunState.STOPPED
+    with pytest.raises(SystemExit), driving(folder, "train", is_submitted=True):
+        time.sleep(30)
+    assert read_standing(folder).state is RunState.STOPPED
+    record_event(folder, Event(time.time(), "ann", SUBMIT_EVENT, "job birds-2", 2))
+    assert stop_run(folder, StopMode.NOW).state is RunState.STOPPED
+    with driving(folder, "train"):
+        time.sleep(2 * LOOK_EVERY_S)
+    assert read_standing(folder).state is RunState.DONE
