@@ -2,18 +2,22 @@
 
 import json
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from infra.append_log import AppendLog, read_log
+from infra.append_log import SEGMENTS_SUFFIX, AppendLog, read_log
 from infra.errors import ConfigError
-from infra.storage import Storage
+from infra.lease import hold
+from infra.storage import Storage, sha256_in
 from orchestrator.config import RunConfig, config_of
-from orchestrator.records import Event, record_event, this_process
+from orchestrator.records import RUN_FILE, Event, record_event, this_process
 from orchestrator.resume import stored_source
-from orchestrator.run import CONFIG_FILE, check_run, create_run
+from orchestrator.run import CONFIG_FILE, check_run, create_run, read_identity
 from orchestrator.yaml_source import apply_overrides
 from training.checkpoint import (
     MARKER_FILE,
@@ -27,12 +31,15 @@ from training.checkpoint import (
 )
 from training.records import METRICS_FILE, REPLACEMENTS_FILE
 
+ORIGIN_KEY = "forked_from"  # of a run's identity
+
 
 def fork_run(run: Storage, name: str, step: int, overrides: Sequence[str] = ()) -> Storage:
     """Copies the checkpoint and the records up to it into a new run beside the old one; returns its folder.
 
-    Nothing is started. Raises ConfigError where there is no such checkpoint, where a run of that name exists, and for
-    a change that the checkpoint does not fit.
+    Nothing is started. A fork that was killed goes on when it is asked for again; the new run's config comes last.
+    Raises ConfigError where there is no such checkpoint, where another run of that name exists, and for a change that
+    the checkpoint does not fit.
     """
     checkpoint = run.at(_checkpoint(run, step))
     source = stored_source(run)
@@ -42,14 +49,35 @@ def fork_run(run: Storage, name: str, step: int, overrides: Sequence[str] = ()) 
     _require_fit(config, read_state(checkpoint), checkpoint)
     check_run(config)
     fork = config.folder
-    if not fork.create(CONFIG_FILE, config.to_yaml()):
-        raise ConfigError(f"{fork.url} is there already.", "A fork is a new run.", "Give it a name that no run has.")
-    for log in (METRICS_FILE, REPLACEMENTS_FILE):
-        _copy_log(run, fork, log, step)
-    _copy_checkpoint(checkpoint, fork.at(checkpoint_path(step)))
-    create_run(config, {"forked_from": {"run": run.url, "step": step, "changes": list(overrides)}})
-    record_event(fork, Event(time.time(), this_process(), "forked", f"from step {step} of {run.url}"))
+    origin = {"run": run.url, "step": step, "changes": list(overrides)}
+    _require_free(fork, origin)  # before its lease, which the driver of another run may have
+    with hold(fork, partial(print, file=sys.stderr, flush=True)):
+        _require_free(fork, origin)
+        create_run(config, {ORIGIN_KEY: origin})
+        for log in (METRICS_FILE, REPLACEMENTS_FILE):
+            _copy_log(run, fork, log, step)
+        _copy_checkpoint(checkpoint, fork.at(checkpoint_path(step)))
+        record_event(fork, Event(time.time(), this_process(), "forked", f"from step {step} of {run.url}"))
+        fork.write_bytes(CONFIG_FILE, config.to_yaml())
     return fork
+
+
+def is_unfinished_fork(run: Storage) -> bool:
+    """Whether the run is what a fork left that did not end."""
+    return ORIGIN_KEY in read_identity(run) and not run.exists(CONFIG_FILE)
+
+
+def _require_free(fork: Storage, origin: dict[str, Any]) -> None:
+    if fork.exists(CONFIG_FILE) or (fork.exists(RUN_FILE) and not is_unfinished_fork(fork)):
+        raise ConfigError(f"{fork.url} is there already.", "A fork is a new run.", "Give it a name that no run has.")
+    begun = read_identity(fork)[ORIGIN_KEY] if fork.exists(RUN_FILE) else origin
+    if begun != origin:
+        changes = f" with {' '.join(begun['changes'])}" if begun["changes"] else ""
+        raise ConfigError(
+            f"{fork.url} holds an unfinished fork of {begun['run']} at step {begun['step']}{changes}.",
+            "The same arguments go on with it.",
+            f"Give those, or another name, or remove it with `diptych gc {fork.url} --delete`.",
+        )
 
 
 def _checkpoint(run: Storage, step: int) -> str:
@@ -85,6 +113,9 @@ def _require_fit(config: RunConfig, state: CheckpointState, checkpoint: Storage)
 def _copy_log(run: Storage, fork: Storage, name: str, step: int) -> None:
     lines = [line for line in read_log(run, name).decode().split("\n") if line.endswith("}")]
     wanted = [line for line in lines if json.loads(line)["step"] <= step]
+    # What a killed fork left of it may end anywhere.
+    fork.delete(name)
+    fork.delete_folder(name + SEGMENTS_SUFFIX)
     if wanted:
         with AppendLog(fork, name) as log:
             for line in wanted:
@@ -92,8 +123,11 @@ def _copy_log(run: Storage, fork: Storage, name: str, step: int) -> None:
 
 
 def _copy_checkpoint(source: Storage, target: Storage) -> None:
-    """The marker last, as when it was written."""
-    for name in [*read_files(source), MARKER_FILE]:
+    """The marker last, as when it was written; what is there and right stays."""
+    files = read_files(source)
+    for name in [*files, MARKER_FILE]:
+        if name in files and target.exists(name) and sha256_in(target, name) == files[name].sha256:
+            continue
         with tempfile.TemporaryDirectory() as scratch:
             copy = Path(scratch, name)
             with source.open_stream(name) as stream, copy.open("wb") as file:

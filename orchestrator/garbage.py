@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from infra.lease import hold
+from infra.lease import LEASE_FILE, hold, holder_of
 from infra.local_files import TEMPORARY_SUFFIX
 from infra.storage import Storage
-from orchestrator.records import read_standing
+from orchestrator.fork import is_unfinished_fork
+from orchestrator.records import RUN_FILE, read_standing
 from orchestrator.run import CONFIG_FILE, read_config
 from training.best import best_checkpoint
 from training.checkpoint import (
@@ -30,6 +31,7 @@ class GarbageKind(StrEnum):
     SUPERSEDED = "superseded checkpoint"  # more than keep_checkpoints asks for
     OPEN_UPLOAD = "open upload"  # of a writer that died
     UNFINISHED_FILE = "unfinished file"  # of a writer that died, on a local disk
+    UNFINISHED_FORK = "unfinished fork"  # all of a run whose config, which comes last, was never written
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,8 @@ class RunGarbage:
 
 def collect_garbage(run: Storage, *, delete: bool) -> RunGarbage:
     """Lists what nothing refers to, and removes it if asked to; a run that somebody drives is left alone."""
+    if is_unfinished_fork(run):
+        return _collect_fork(run, delete=delete)
     standing = read_standing(run)
     if not standing.state.is_ended:
         return RunGarbage(run.url, (), f"it is {standing.state}: {standing.reason}")
@@ -69,6 +73,27 @@ def collect_garbage(run: Storage, *, delete: bool) -> RunGarbage:
         for item in found:
             _delete(run, item)
     return RunGarbage(run.url, found)
+
+
+def _collect_fork(run: Storage, *, delete: bool) -> RunGarbage:
+    holder = holder_of(run)
+    if holder is not None:
+        return RunGarbage(run.url, (), f"it is being forked by {holder}")
+    if not delete:
+        return RunGarbage(run.url, _whole_folder(run))
+    with hold(run, lambda _: None):
+        found = _whole_folder(run) if is_unfinished_fork(run) else ()
+        # Who the run is goes last: until then it is listed.
+        for item in sorted(found, key=lambda item: item.path == RUN_FILE):
+            _delete(run, item)
+    if found and run.is_local:
+        run.delete_folder("")
+    return RunGarbage(run.url, found)
+
+
+def _whole_folder(run: Storage) -> tuple[Garbage, ...]:
+    files = (entry for entry in run.list_files(recursive=True) if entry.path != LEASE_FILE)
+    return tuple(Garbage(GarbageKind.UNFINISHED_FORK, entry.path, entry.size_bytes) for entry in files)
 
 
 def checkpoints_to_keep(run: Storage, committed: list[str], rule: KeepRule) -> set[str]:
@@ -111,7 +136,7 @@ def _delete(run: Storage, item: Garbage) -> None:
         case GarbageKind.SUPERSEDED:
             run.at(item.path).delete(MARKER_FILE)  # first, so that none is left half
             run.delete_folder(item.path)
-        case GarbageKind.STRAY_FILE:
+        case GarbageKind.STRAY_FILE | GarbageKind.UNFINISHED_FORK:
             run.delete(item.path)
         case GarbageKind.OPEN_UPLOAD:
             assert run.s3 is not None

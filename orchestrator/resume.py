@@ -57,7 +57,7 @@ def stored_source(folder: Storage) -> YamlSource:
         raise ConfigError(
             f"{folder.url} holds a run that was never started ({CONFIG_FILE} is missing).",
             "A run keeps its config when it is started or submitted.",
-            "Start it with its config: `diptych run CONFIG.yaml`.",
+            "Start it with its config, `diptych run CONFIG.yaml`; a fork, with the same `diptych fork` again.",
         ) from error
     storage, _, name = folder.url.rpartition("/")
     source = parse_yaml(text, f"{folder.url}/{CONFIG_FILE}")

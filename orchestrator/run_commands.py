@@ -247,8 +247,8 @@ def fork(run_folder: str, new_name: str, overrides: tuple[str, ...], step: int, 
 def gc(place: str, delete: bool, as_json: bool) -> None:
     """Lists what nothing refers to in a run, or in all runs of a storage; with --delete it goes.
 
-    That is: torn checkpoints, files of other attempts, checkpoints past train.keep_checkpoints, open uploads. Never the
-    newest checkpoint whose every byte is right, and nothing of a run that somebody drives.
+    That is: torn checkpoints, files of other attempts, checkpoints past train.keep_checkpoints, open uploads,
+    unfinished forks. Never the newest checkpoint whose every byte is right, and nothing of a run that somebody drives.
 
     \b
     Examples:

@@ -201,6 +201,46 @@ def test_a_fork_has_the_checkpoint_the_records_before_it_and_the_changes(run: St
     assert read_standing(made).state is RunState.QUEUED
 
 
+@pytest.mark.parametrize("copied", [0, 1, 2, 3])
+def test_a_fork_that_was_killed_goes_on_with_the_same_arguments_only(run: Storage, copied: int, tmp_path: Path):
+    save(run, 3)
+    lines = [json.dumps({**METRIC, "step": step}) for step in range(1, 6)]
+    run.write_bytes("metrics.jsonl", "\n".join(lines).encode() + b"\n")
+    arguments = ["fork", run.url, "slower", "train.lr=0.25", "--step", 3]
+    made = storage_of(record(*arguments)["run"])
+    whole = {entry.path: made.read_bytes(entry.path) for entry in made.list_files(recursive=True)}
+    last_first = ["run.yaml", f"{checkpoint_path(3)}/checkpoint.json", f"{checkpoint_path(3)}/parameters.safetensors"]
+    for path in last_first[: len(last_first) - copied + 1]:
+        made.delete(path)
+    if copied == 0:
+        made.write_bytes("metrics.jsonl", whole["metrics.jsonl"][:-20])
+    elif copied == 1:
+        made.write_bytes(last_first[2], b"others!")
+    assert newest_checkpoint(made) == (checkpoint_path(3) if copied == 3 else None)
+    assert isinstance(call("resume", made.url).exception, DiptychError)
+    assert "slower" in [line["name"] for line in record("runs", tmp_path / "runs")["runs"]]
+    other = call("fork", run.url, "slower", "--step", 3)
+    assert "holds an unfinished fork of" in str(other.exception) and "step 3 with train.lr=0.25" in str(other.exception)
+    assert record(*arguments)["run"] == made.url
+    again = {entry.path: made.read_bytes(entry.path) for entry in made.list_files(recursive=True)}
+    assert {path: data for path, data in again.items() if "events/" not in path} == {
+        path: data for path, data in whole.items() if "events/" not in path
+    }
+    assert "is there already" in str(call(*arguments).exception)
+
+
+def test_gc_lists_and_removes_an_unfinished_fork_that_nobody_makes(run: Storage, tmp_path: Path):
+    save(run, 3)
+    made = storage_of(record("fork", run.url, "slower", "--step", 3)["run"])
+    made.delete("run.yaml")
+    with hold(made, print):
+        assert "it is being forked by" in call("gc", made.url, "--delete").stdout
+    listed = {item["kind"] for item in record("gc", made.url)["runs"][0]["found"]}
+    assert listed == {"unfinished fork"} and made.exists("run.json")
+    assert "unfinished fork" in call("gc", tmp_path / "runs", "--delete").stdout
+    assert not (tmp_path / "runs" / "slower").exists() and run.exists("run.json")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
