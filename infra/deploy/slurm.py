@@ -33,7 +33,7 @@ def slurm_job(needs: ClusterNeeds) -> str:
 def _nodes(needs: ClusterNeeds) -> str:
     """A number, or the fewest and the most."""
     if not needs.max_workers:
-        return str(needs.build_nodes)
+        return str(max(1, needs.build_nodes))  # the driver's, where neither builds nor trains
     if needs.min_train_nodes == needs.max_train_nodes:
         return str(needs.max_train_nodes)
     return f"{needs.min_train_nodes}-{needs.max_train_nodes}"

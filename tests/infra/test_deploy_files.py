@@ -22,6 +22,7 @@ DOCKERFILE = DEPLOY / "docker" / "Dockerfile"
 SLURM_NEEDS = {
     "all": needs(),
     "build": needs(min_workers=0, max_workers=0, use_gpu=False),
+    "curate": needs(min_workers=0, max_workers=0, use_gpu=False, build_tasks=0),
     "cpu": needs(use_gpu=False, min_workers=2, max_workers=2, workers_per_node=1),
 }
 SCRIPTS = {"as it lies": template_text("slurm/job.sbatch")}
@@ -56,6 +57,7 @@ def test_the_slurm_script_asks_for_the_runs_nodes():
     without = directives(SCRIPTS["cpu"])
     assert without["nodes"] == "2" and "gpus-per-node" not in without
     assert directives(SCRIPTS["build"])["nodes"] == "3"
+    assert directives(SCRIPTS["curate"])["nodes"] == "1"
 
 
 def test_the_slurm_script_holds_the_runs_config():
