@@ -10,6 +10,8 @@ import yaml
 from infra.errors import ConfigError
 
 KeyPath = tuple[str | int, ...]
+MAX_DEPTH = 100
+MAX_VALUES = 100_000  # with aliases written out, of which a few lines can stand for billions
 REFERENCE = re.compile(r"\$\{([^}]*)\}")
 
 
@@ -45,19 +47,9 @@ def read_yaml(path: Path) -> YamlSource:
 
 def parse_yaml(text: str, origin: str) -> YamlSource:
     """Reads the text of a file at `origin`. Raises ConfigError when it is not YAML, or gives a key twice."""
-    loader = yaml.SafeLoader(text)
-    try:
-        node = loader.get_single_node()
-        source = YamlSource({}, origin)
-        values = _plain(loader, node, (), source) if node is not None else {}
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"{origin}, line {mark.line + 1}" if mark else origin
-        raise ConfigError(
-            f"{where}: {error.problem or error.context}.", "A config is a YAML file.", "Correct that line."
-        ) from error
-    finally:
-        loader.dispose()
+    source = YamlSource({}, origin)
+    values = _read(text, source)
+    values = {} if values is None else values
     if not isinstance(values, dict):
         raise ConfigError(
             f"{origin} holds a {type(values).__name__}.",
@@ -86,8 +78,8 @@ def apply_overrides(source: YamlSource, overrides: list[str]) -> None:
                 child = target[parent] = {}
             target = child
         try:
-            target[last] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            target[last] = _read(value, YamlSource({}, "command line"))
+        except ConfigError as error:
             raise ConfigError(
                 f"{key}: got {value!r} on the command line.", "A value is written as in YAML.", "Quote it."
             ) from error
@@ -99,12 +91,60 @@ def resolve_references(source: YamlSource) -> None:
     source.values = _resolved(source.values, (), source, ())
 
 
+def _read(text: str, source: YamlSource) -> Any:
+    """The values of the text; the source takes the lines of their keys. None for a text without any."""
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _require_small(node, source, {})
+        return _plain(loader, node, (), source)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        raise _not_yaml(source, mark.line if mark else None, f"{error.problem or error.context}") from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position)
+        raise _not_yaml(source, line, f"the character #x{ord(text[error.position]):04x} may not be there") from error
+    except RecursionError as error:
+        raise _not_yaml(source, None, f"it is nested more than {MAX_DEPTH} deep") from error
+
+
+def _not_yaml(source: YamlSource, line: int | None, problem: str) -> ConfigError:
+    where = source.origin if line is None else f"{source.origin}, line {line + 1}"
+    return ConfigError(f"{where}: {problem}.", "A config is a YAML file.", "Correct that line.")
+
+
+def _require_small(node: yaml.Node, source: YamlSource, known: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
+    """How many values the node stands for and how deep they lie; each is looked at once, however often it is named.
+
+    Raises ConfigError for a node within itself, and for too many or too deep ones.
+    """
+    if not isinstance(node, yaml.CollectionNode):
+        return 1, 0
+    if id(node) in known:
+        measured = known[id(node)]
+        if measured is None:
+            raise _not_yaml(source, node.start_mark.line, "the value that begins here holds itself")
+        return measured
+    known[id(node)] = None
+    inner = [item for pair in node.value for item in pair] if isinstance(node, yaml.MappingNode) else node.value
+    measures = [_require_small(item, source, known) for item in inner]
+    count = 1 + sum(values for values, _ in measures)
+    depth = 1 + max((below for _, below in measures), default=0)
+    if count > MAX_VALUES or depth > MAX_DEPTH:
+        what = f"more than {MAX_VALUES:,} values" if count > MAX_VALUES else f"values nested more than {MAX_DEPTH} deep"
+        raise _not_yaml(source, node.start_mark.line, f"what begins here holds {what}")
+    known[id(node)] = count, depth
+    return count, depth
+
+
 def _plain(loader: yaml.SafeLoader, node: yaml.Node, path: KeyPath, source: YamlSource) -> Any:
     if isinstance(node, yaml.MappingNode):
         loader.flatten_mapping(node)
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            key = str(loader.construct_object(key_node, deep=True))
+            key = str(_scalar(loader, key_node, source))
             here = f"{source.origin}, line {key_node.start_mark.line + 1}"
             if key in result:
                 raise ConfigError(
@@ -117,7 +157,14 @@ def _plain(loader: yaml.SafeLoader, node: yaml.Node, path: KeyPath, source: Yaml
         return result
     if isinstance(node, yaml.SequenceNode):
         return [_plain(loader, item, (*path, index), source) for index, item in enumerate(node.value)]
-    return loader.construct_object(node, deep=True)
+    return _scalar(loader, node, source)
+
+
+def _scalar(loader: yaml.SafeLoader, node: yaml.Node, source: YamlSource) -> Any:
+    try:
+        return loader.construct_object(node, deep=True)
+    except ValueError as error:  # a date that no calendar has
+        raise _not_yaml(source, node.start_mark.line, str(error)) from error
 
 
 def _resolved(value: Any, path: KeyPath, source: YamlSource, seen: tuple[str, ...]) -> Any:

@@ -105,6 +105,35 @@ def test_each_mistake_is_one_short_error(tmp_path: Path, text: str, words: str):
     assert words in problem(path) and "hunter2" not in problem(path)
 
 
+LAUGHS = "a0: &a0 [lol]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12))
+MERGED = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}\n" for n in range(1, 12))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name: a\nstorage: b\x07", "wrong.yaml, line 2: the character #x0007 may not be there"),
+        ("name: a\ncreated: 2026-13-45", "wrong.yaml, line 2: month must be in 1..12"),
+        ("name: a\n2026-02-30: b", "wrong.yaml, line 2: day is out of range"),
+        ("a: &a [*a]", "wrong.yaml, line 1: the value that begins here holds itself"),
+        ("a: &a {<<: *a}", "wrong.yaml, line 1: the value that begins here holds itself"),
+        ("name: a\ntrain: " + "[" * 120 + "]" * 120, "nested more than 100 deep"),
+        ("[" * 100_000, "nested more than 100 deep"),
+        (LAUGHS, "line 6: what begins here holds more than 100,000 values"),
+        (MERGED, "line 6: what begins here holds more than 100,000 values"),
+    ],
+)
+def test_what_yaml_itself_trips_over_is_told_with_its_line(tmp_path: Path, text: str, words: str):
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text)
+    assert words in problem(path)
+
+
+@pytest.mark.parametrize("value", ["2026-02-30", "&a [*a]", "[" * 5000, "\x07", "{a: 1"])
+def test_an_override_that_is_no_value_is_told(config_file: Path, value: str):
+    assert "train.x: got " in problem(config_file, f"train.x={value}")
+
+
 def test_a_missing_config_file_is_a_short_error(tmp_path: Path):
     assert "cannot be read" in problem(tmp_path / "nowhere.yaml")
 
