@@ -4,6 +4,7 @@ import os
 import tempfile
 import time
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +34,22 @@ GO_ON = frozenset({RunState.QUEUED, RunState.LOST, RunState.STOPPED, RunState.FA
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A run that a cluster has; `job` is its job's name there, None when the run was under way or done already."""
+    """A run that a cluster has; `job` is its job's name there, None when the run was under way or done already,
+    or, if `is_late`, somebody else has just submitted it."""
 
     name: str
     folder: str
     state: RunState
     job: str | None
     note: str | None = None
+    is_late: bool = False
 
     def lines(self) -> list[str]:
         """What the user needs to follow it."""
         first = f"Run: {self.folder}  ({self.state})"
+        why = "another submission was faster" if self.is_late else "nothing was submitted"
         return [
-            f"{first}, job {self.job}" if self.job else f"{first}: nothing was submitted",
+            f"{first}, job {self.job}" if self.job else f"{first}: {why}",
             f"Follow it: diptych logs {self.folder} -f",
             f"Stop it:   diptych stop {self.folder}",
             *([self.note] if self.note else []),
@@ -73,41 +77,51 @@ def submit_run(config: RunConfig, address: str, *, shared_folder: str | None = N
     has_work = standing.state in GO_ON or (standing.state is RunState.DONE and stages_left(config))
     if not has_work:
         return Submission(config.name, folder.url, standing.state, None, note)
-    job = _submit(client, address, config)
-    return Submission(config.name, folder.url, read_standing(folder).state, job, note)
-
-
-def _submit(client: Any, address: str, config: RunConfig) -> str | None:
-    folder = config.folder
-    # The same name for all who submit the run's next drive at the same moment: the cluster takes it once.
     number = next_drive_number(folder)
+    job = _submit(client, address, config, number)
+    # The faster one's job is there, whether or not that has been noted in the folder yet.
+    state = read_standing(folder).state if job or number in drive_numbers(folder) else RunState.QUEUED
+    return Submission(config.name, folder.url, state, job, note, is_late=job is None)
+
+
+def _submit(client: Any, address: str, config: RunConfig, number: int) -> str | None:
+    """Hands over the run's drive of that number; returns the job's name, None when somebody else was faster."""
+    folder = config.folder
     forget_stop_request(folder, number)
-    job = f"diptych-{config.name}-{read_identity(folder)['id']}-{number}"
+    # The same names for all who submit the drive at the same moment: the cluster takes each once. One that is deleted
+    # can't be taken again, so a job that died before it could begin to drive keeps its name.
+    first = f"diptych-{config.name}-{read_identity(folder)['id']}-{number}"
     with tempfile.TemporaryDirectory(prefix="diptych-submit-") as scratch:
         write_package(Path(scratch), config.to_yaml())
-        for _ in range(2):
-            try:
-                client.submit_job(
-                    entrypoint=ENTRYPOINT,
-                    submission_id=job,
-                    runtime_env={"working_dir": scratch},
-                    metadata={"run": folder.url},
-                )
-            except RuntimeError as error:
-                if not _is_there(client, job):
-                    raise RunError(
-                        f"The cluster refused the job {job} ({str(error).splitlines()[0]}).",
-                        "Nothing of the run was started.",
-                        "Look at the cluster's dashboard, and submit again.",
-                    ) from error
-                if _has_ended(client, job) and number not in drive_numbers(folder):
-                    client.delete_job(job)  # it died before it could begin to drive
-                    continue
+        for job in chain([first], (f"{first}.{attempt}" for attempt in count(2))):
+            status = _status(client, job)
+            if status is None:
+                try:
+                    client.submit_job(
+                        entrypoint=ENTRYPOINT,
+                        submission_id=job,
+                        runtime_env={"working_dir": scratch},
+                        metadata={"run": folder.url},
+                    )
+                except RuntimeError as error:
+                    status = _status(client, job)
+                    if status is None:
+                        raise _refused(job, error) from error
+                else:
+                    text = f"job {job} at {address}"
+                    record_event(folder, Event(time.time(), this_process(), SUBMIT_EVENT, text, number))
+                    return job
+            if not status.is_terminal() or number in drive_numbers(folder):
                 return None
-            text = f"job {job} at {address}"
-            record_event(folder, Event(time.time(), this_process(), SUBMIT_EVENT, text, number))
-            return job
     return None
+
+
+def _refused(job: str, error: RuntimeError) -> RunError:
+    return RunError(
+        f"The cluster refused the job {job} ({str(error).splitlines()[0]}).",
+        "Nothing of the run was started.",
+        "Look at the cluster's dashboard, and submit again.",
+    )
 
 
 def _client(address: str) -> Any:
@@ -131,13 +145,9 @@ def _client(address: str) -> Any:
         ) from error
 
 
-def _is_there(client: Any, job: str) -> bool:
+def _status(client: Any, job: str) -> Any:
+    """The job's status; None when the cluster has none of that name."""
     try:
-        client.get_job_status(job)
+        return client.get_job_status(job)
     except RuntimeError:
-        return False
-    return True
-
-
-def _has_ended(client: Any, job: str) -> bool:
-    return bool(client.get_job_status(job).is_terminal())
+        return None
