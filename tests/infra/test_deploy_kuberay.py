@@ -1,6 +1,8 @@
 """The KubeRay manifests fulfil KubeRay's CRDs, its operator's rules and ours: no root, no password, down to zero."""
 
 import copy
+import shlex
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -145,11 +147,24 @@ def test_names_image_and_volume_are_the_runs_own(render: Callable[[ClusterNeeds,
 def test_the_job_does_the_run_with_the_config_that_it_mounts():
     found = documents(ray_job(needs(), PLACE))
     job = found["RayJob"]["spec"]
-    assert job["entrypoint"] == "diptych run /etc/diptych/run.yaml --address auto"
+    assert "diptych run /etc/diptych/run.yaml --address auto;" in job["entrypoint"]
     assert found["ConfigMap"]["data"] == {"run.yaml": needs().config}
     volume = next(volume for volume in head_pod(found["RayJob"])["volumes"] if volume["name"] == "config")
     assert volume["configMap"]["name"] == found["ConfigMap"]["metadata"]["name"] == "birds-config"
     assert job["shutdownAfterJobFinishes"] and job["backoffLimit"] > 0
+
+
+@pytest.mark.parametrize(("code", "ends_with"), [(0, 0), (1, 1), (137, 137), (2, 0), (130, 0), (143, 0)])
+def test_a_run_that_was_stopped_or_cannot_be_is_not_begun_again(tmp_path: Path, code: int, ends_with: int):
+    (tmp_path / "diptych").write_text(f'#!/bin/sh\necho "$@"\nexit {code}\n')
+    (tmp_path / "diptych").chmod(0o755)
+    entrypoint = documents(ray_job(needs(), PLACE))["RayJob"]["spec"]["entrypoint"]
+    # The shell of the submitter reads it, then Ray hands the words to another one.
+    words = shlex.join(shlex.split(entrypoint))
+    done = subprocess.run(
+        ["/bin/sh", "-c", words], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (ends_with, "run /etc/diptych/run.yaml --address auto\n")
 
 
 def test_groups_are_as_large_as_the_run_needs_and_go_down_to_nothing():
