@@ -22,10 +22,10 @@ from datapipe.annotation import (
     source_of,
 )
 from datapipe.build import require_lease
+from datapipe.columns import is_good
 from datapipe.dataset import Dataset, ShardReader
 from datapipe.finished import find_finished
 from datapipe.marker import FileFacts
-from datapipe.status import SampleStatus
 from infra.errors import CorruptData, StageFailed
 from infra.lease import hold
 from infra.progress import Progress
@@ -149,7 +149,7 @@ def _find_file(folder: Storage, name: str, shard: int, made_from: str) -> Writte
         table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
     except (pa.ArrowException, OSError):
         return None
-    if (table.schema.metadata or {}).get(MADE_FROM) != made_from.encode():
+    if (table.schema.metadata or {}).get(MADE_FROM) != made_from.encode() or name not in table.column_names:
         return None
     return Written(shard, facts_of(data), table.num_rows, table.num_rows - table[name].null_count)
 
@@ -214,9 +214,9 @@ def annotate_shard(dataset: Dataset, name: str, annotator: Annotator, shard: int
     rows = dataset.read_rows(shard, ["key", "status"])
     with dataset.open_shard(shard, ["key", *annotator.columns]) as reader:
         values = annotator.values(reader).cast(annotator.type) if len(reader) else pa.nulls(0, annotator.type)
-    is_good = pc.equal(rows["status"], SampleStatus.SUCCESS.value).combine_chunks()
+    good = is_good(rows).combine_chunks()
     # The k-th good row has the k-th value.
-    places = pc.if_else(is_good, pc.subtract(pc.cumulative_sum(is_good.cast(pa.int64())), 1), None)
+    places = pc.if_else(good, pc.subtract(pc.cumulative_sum(good.cast(pa.int64())), 1), None)
     table = pa.table({"key": rows["key"], name: values.take(places)}).replace_schema_metadata({MADE_FROM: made_from})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)

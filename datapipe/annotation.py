@@ -54,6 +54,8 @@ class Annotation:
     def from_json(cls, name: str, data: bytes) -> "Annotation":
         """Reads `to_json`'s bytes. Raises ValueError, KeyError, TypeError or AttributeError when they are none."""
         raw = json.loads(data)
+        if raw["format_version"] != FORMAT_VERSION:
+            raise ValueError(f"format version {raw['format_version']}")
         files = {file: FileFacts(**facts) for file, facts in raw["files"].items()}
         return cls(name, raw["settings"], files, dict(raw["sources"]), raw["rows"], raw["values"])
 
@@ -103,8 +105,19 @@ def is_annotated(dataset: Storage, name: str, settings: dict[str, Any]) -> bool:
     finished = find_finished(dataset, len(annotation.sources))
     if annotation.sources != {annotation_file(shard): source_of(stats) for shard, stats in finished.items()}:
         return False
+    if annotation.sources and not _has_its_column(annotation_folder(dataset, name), name):
+        return False
     sizes = {entry.path: entry.size_bytes for entry in annotation_folder(dataset, name).list_files()}
     return all(sizes.get(file) == facts.size_bytes for file, facts in annotation.files.items())
+
+
+def _has_its_column(folder: Storage, name: str) -> bool:
+    """Whether the first file's values are of that name, and not of the one that the folder had once."""
+    try:
+        with folder.open_input(annotation_file(0)) as stream:
+            return name in pq.read_schema(stream).names
+    except (OSError, pa.ArrowException):
+        return False
 
 
 def require_annotation(dataset: Storage, name: str) -> Annotation:
@@ -144,7 +157,10 @@ def read_values(dataset: Dataset, annotation: Annotation, shard: int) -> pa.Chun
         raise _damaged(folder, file) from error
     if facts_of(data) != annotation.files.get(file):
         raise _damaged(folder, file)
-    return pq.read_table(pa.BufferReader(data), columns=[annotation.name])[annotation.name]
+    values = pq.ParquetFile(pa.BufferReader(data)).read(columns=[annotation.name])
+    if not values.num_columns:  # its folder has another name than when it was made
+        raise _damaged(folder, file)
+    return values[annotation.name]
 
 
 def facts_of(data: bytes) -> FileFacts:

@@ -10,7 +10,7 @@ from datapipe.build_report import BuildReport
 from datapipe.commit import marker_name
 from datapipe.config import BuildConfig, ResizeMode
 from datapipe.damage import damaged_shards, forget_damage, note_damage
-from datapipe.dataset import FORMAT_VERSION, MANIFEST_FILE, Manifest
+from datapipe.dataset import FORMAT_VERSION, MANIFEST_FILE, Manifest, read_manifest
 from datapipe.finished import find_finished
 from datapipe.identity import build_settings, refuse_other_settings, write_settings
 from datapipe.image import process_image
@@ -93,7 +93,10 @@ def is_complete(output: Storage) -> bool:
     """Whether a finished dataset is there whose files are all as large as they were, and none known to be damaged."""
     if not output.exists(MANIFEST_FILE) or damaged_shards(output):
         return False
-    shards = len(Manifest.from_json(output.read_bytes(MANIFEST_FILE)).shard_rows)
+    try:
+        shards = len(read_manifest(output).shard_rows)
+    except InputError:
+        return False
     return len(find_finished(output, shards)) == shards
 
 

@@ -40,6 +40,11 @@ def plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
     return decoded.cast(pa.float32()) if pa.types.is_float16(decoded.type) else decoded
 
 
+def is_number(kind: pa.DataType) -> bool:
+    """Whether `as_numbers` takes values of that type."""
+    return as_numbers(pa.chunked_array([], kind)) is not None
+
+
 def as_numbers(values: pa.ChunkedArray) -> pa.ChunkedArray | None:
     """The values, if they are numbers; all null where the type is; None for others."""
     values = plain(values)

@@ -20,12 +20,12 @@ from datapipe.annotation import (
     read_values,
     require_annotation,
 )
+from datapipe.columns import is_good
 from datapipe.comparable import as_keys, as_ranks, in_one_kind
-from datapipe.conditions import condition_name, fulfils
+from datapipe.conditions import condition_name, fulfils, is_number
 from datapipe.curate_config import PHASH, CurateConfig, DeduplicateConfig
 from datapipe.dataset import MANIFEST_FILE, Dataset
 from datapipe.dedup import first_of_each, without_near_duplicates
-from datapipe.status import SampleStatus
 from datapipe.view_file import Curation, Step, view_bytes, view_path
 from infra.errors import ConfigError
 from infra.progress import Progress
@@ -104,19 +104,24 @@ class _Columns:
 
     @classmethod
     def find(cls, dataset: Dataset, config: CurateConfig) -> "_Columns":
-        """Raises ConfigError for a column that is neither."""
-        present = dataset.column_names(0) if dataset.manifest.shard_rows else []
-        known = annotation_names(dataset.storage)
-        for name in used_columns(config):
-            if name not in present and name not in known:
+        """Raises ConfigError for a column that is neither, or not of the type that is needed."""
+        wanted, known = used_columns(config), annotation_names(dataset.storage)
+        first = dataset.column_names(0) if dataset.manifest.shard_rows else []
+        stored = dataset.find_columns(name for name in wanted if name in first or name not in known)
+        for name in wanted:
+            if name not in stored and name not in known:
                 raise ConfigError(
                     f"curate: {dataset.storage.url} has no column and no annotation {name!r}.",
-                    f"Its columns are {', '.join(present)}; its annotations: {', '.join(known) or 'none'}.",
+                    f"Its columns are {', '.join(first)}; its annotations: {', '.join(known) or 'none'}.",
                     "Name one of them, or make the annotation with `diptych annotate`.",
                 )
-        stored = tuple(name for name in used_columns(config) if name in present)
-        others = [name for name in used_columns(config) if name not in present]
-        return cls(stored, {name: require_annotation(dataset.storage, name) for name in others})
+        for column, key in _rank_columns(config).values():
+            if column in stored and not is_number(stored[column]):
+                raise _no_numbers(key, column, stored[column], "")
+        if config.deduplicate is not None and config.deduplicate.column in stored:
+            _require_hashes(stored[config.deduplicate.column], config.deduplicate)
+        others = [name for name in wanted if name not in stored]
+        return cls(tuple(stored), {name: require_annotation(dataset.storage, name) for name in others})
 
 
 def _fulfilling(config: CurateConfig, dataset: Dataset, progress: Progress) -> tuple[pa.Table, list[Step]]:
@@ -138,14 +143,11 @@ def _fulfilling(config: CurateConfig, dataset: Dataset, progress: Progress) -> t
 
 def _in_shard(config: CurateConfig, dataset: Dataset, columns: _Columns, shard: int) -> tuple[pa.Table, list[int]]:
     """The shard's samples that fulfil the conditions, and how many each condition left."""
-    # Lists may have columns that only some of their files have.
-    present = set(dataset.column_names(shard))
-    stored = dataset.read_rows(shard, ["status", *(name for name in columns.stored if name in present)])
-    count = stored.num_rows
-    values = {name: stored[name] if name in present else pa.chunked_array([pa.nulls(count)]) for name in columns.stored}
+    stored = dataset.read_rows(shard, ["status", *(name for name in columns.stored if name != "status")])
+    values = {name: stored[name] for name in columns.stored}
     for name, annotation in columns.annotations.items():
         values[name] = read_values(dataset, annotation, shard)
-    is_in = pc.equal(stored["status"], SampleStatus.SUCCESS.value)
+    is_in = is_good(stored)
     left = []
     for column, wanted in config.where.items():
         is_in = pc.and_(is_in, pc.fill_null(fulfils(values[column], wanted, f"curate.where.{column}"), False))
@@ -167,7 +169,7 @@ def _later_values(
     for name, (column, key) in _rank_columns(config).items():
         ranks = as_ranks(values[column].take(places))
         if ranks is None:
-            raise _no_numbers(key, column, values[column].type, f"in shard {shard}")
+            raise _no_numbers(key, column, values[column].type, f" in shard {shard}")
         later[name], later[name + FINE] = ranks
     return later
 
@@ -194,7 +196,7 @@ def _require_hashes(kind: pa.DataType, config: DeduplicateConfig) -> None:
 def _no_numbers(key: str, column: str, kind: pa.DataType, where: str) -> ConfigError:
     return ConfigError(
         f"curate.{key}: got {column}.",
-        f"The column holds {kind} {where}; rows are ordered by numbers.",
+        f"The column holds {kind}{where}; rows are ordered by numbers.",
         "Name a column of numbers.",
     )
 

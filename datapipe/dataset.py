@@ -1,27 +1,29 @@
 """Opens a finished dataset: its manifest, its shards, and any image by shard and index."""
 
+import contextlib
 import json
 import os
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from datapipe.columns import is_good
 from datapipe.image_column import ImageColumn
-from datapipe.status import SampleStatus
-from infra.errors import InputError
+from infra.errors import CorruptData, InputError
 from infra.storage import Storage, storage_of
 
 SHARD_DIGITS = 5  # img2dataset's oom_shard_count
 MANIFEST_FILE = "dataset.json"
 FORMAT_VERSION = 1
 READ_STEP_BYTES = 8 << 20
+SCHEMAS_AT_ONCE = 16
 
 
 def shard_name(shard: int) -> str:
@@ -60,9 +62,33 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: bytes) -> "Manifest":
-        """Reads `to_json`'s bytes."""
+        """Reads `to_json`'s bytes. Raises ValueError, TypeError or KeyError when they are none of this version."""
         raw = json.loads(data)
-        return cls(**{**raw, "shard_rows": tuple(raw["shard_rows"]), "shard_samples": tuple(raw["shard_samples"])})
+        counts = {name: tuple(map(int, raw[name])) for name in ("shard_rows", "shard_samples")}
+        if not isinstance(raw["status_counts"], dict) or not {"output_format", "encode_format"} <= {*raw["settings"]}:
+            raise ValueError("settings or status_counts are of another kind")
+        return cls(**{**raw, **counts})
+
+
+def read_manifest(storage: Storage) -> Manifest:
+    """The dataset's manifest. Raises InputError when it is torn, of another tool or of another version."""
+    data = storage.read_bytes(MANIFEST_FILE)
+    try:
+        raw = json.loads(data)
+        version = raw["format_version"]
+        if version == FORMAT_VERSION:
+            return Manifest.from_json(data)
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{storage.url}/{MANIFEST_FILE} is no manifest of a dataset ({type(error).__name__}: {error}).",
+            "`diptych build` writes it when all shards are in.",
+            "Run `diptych build` with the same config: it writes it anew from the shards.",
+        ) from error
+    raise InputError(
+        f"{storage.url}/{MANIFEST_FILE} has format version {version}.",
+        f"This diptych reads version {FORMAT_VERSION}.",
+        "Use the diptych that built it, or build it again.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +108,7 @@ class Dataset:
                 "A dataset's folder is complete once `diptych build` has written that file.",
                 "Give the dataset's folder, or run `diptych build` with the same config: it goes on.",
             )
-        manifest = Manifest.from_json(storage.read_bytes(MANIFEST_FILE))
-        if manifest.format_version != FORMAT_VERSION:
-            raise InputError(
-                f"{storage.url}/{MANIFEST_FILE} has format version {manifest.format_version}.",
-                f"This diptych reads version {FORMAT_VERSION}.",
-                "Use the diptych that built it, or build it again.",
-            )
-        return cls(storage, manifest)
+        return cls(storage, read_manifest(storage))
 
     @property
     def is_webdataset(self) -> bool:
@@ -97,17 +116,68 @@ class Dataset:
         return bool(self.manifest.settings["output_format"] == "webdataset")
 
     def read_rows(self, shard: int, columns: list[str] | None = None) -> pa.Table:
-        """The shard's table: one row per input row, images left out."""
-        with self.storage.open_input(f"{shard_name(shard)}.parquet") as stream:
-            file = pq.ParquetFile(stream)
-            kept = [name for name in file.schema_arrow.names if name != _image_column(self)]
-            return file.read(columns=kept if columns is None else columns)
+        """The shard's table: one row per input row; without `columns`, all but the images.
+
+        Columns that this shard has not are null: a list may have some in a part of its files only.
+        Raises CorruptData when the table cannot be read.
+        """
+        with self._open_table(shard) as file:
+            present = file.schema_arrow.names
+            wanted = [name for name in present if name != self.image_column] if columns is None else columns
+            table = file.read(columns=[name for name in wanted if name in present])
+        for name in dict.fromkeys(wanted):
+            if name not in present:
+                if name in {"key", "status", "image_offset", "image_length", self.image_column}:
+                    raise self.unreadable(f"{shard_name(shard)}.parquet", f"it has no column {name}")
+                table = table.append_column(name, pa.nulls(table.num_rows))
+        return table.select(wanted)
+
+    def schema(self, shard: int) -> pa.Schema:
+        """The columns of the shard's table, images left out. Raises CorruptData when it cannot be read."""
+        with self._open_table(shard) as file:
+            schema = file.schema_arrow
+        return pa.schema([field for field in schema if field.name != self.image_column])
 
     def column_names(self, shard: int) -> list[str]:
-        """The columns of the shard's table, images left out."""
-        with self.storage.open_input(f"{shard_name(shard)}.parquet") as stream:
-            names = pq.ParquetFile(stream).schema_arrow.names
-        return [name for name in names if name != _image_column(self)]
+        """The names of `schema`."""
+        return list(self.schema(shard).names)
+
+    def find_columns(self, names: Iterable[str]) -> dict[str, pa.DataType]:
+        """Those of the columns that any shard has, with their type in the first one that has them."""
+        missing, found = set(names), dict[str, pa.DataType]()
+        shards = range(len(self.manifest.shard_rows))
+        with ThreadPoolExecutor(SCHEMAS_AT_ONCE) as threads:
+            for some in (shards[:1], *(shards[k : k + SCHEMAS_AT_ONCE] for k in shards[1::SCHEMAS_AT_ONCE])):
+                for schema in threads.map(self.schema, some if missing else ()):
+                    found |= {name: schema.field(name).type for name in missing & set(schema.names)}
+                    missing -= found.keys()
+        return found
+
+    @property
+    def image_column(self) -> str:
+        """The name of the images' column in the Parquet format: the encoding's, as in img2dataset."""
+        return str(self.manifest.settings["encode_format"])
+
+    @contextlib.contextmanager
+    def _open_table(self, shard: int) -> Iterator[pq.ParquetFile]:
+        path = f"{shard_name(shard)}.parquet"
+        try:
+            # Reads of an object store cost a request each: pre_buffer joins those of neighbouring columns.
+            with (
+                self.storage.open_input(path) as stream,
+                pq.ParquetFile(stream, pre_buffer=not self.storage.is_local) as file,
+            ):
+                yield file
+        except (pa.ArrowException, OSError) as error:
+            raise self.unreadable(path, (str(error).splitlines() or [type(error).__name__])[0]) from error
+
+    def unreadable(self, path: str, reason: str) -> CorruptData:
+        """The error for a shard's file that cannot be read."""
+        return CorruptData(
+            f"{self.storage.url}/{path} cannot be read as a file of its shard ({reason}).",
+            "A shard is read as it was committed.",
+            "`diptych verify` names all that is damaged; `diptych build` makes it again.",
+        )
 
     def open_shard(self, shard: int, columns: list[str]) -> "ShardReader":
         """Opens one shard for its good samples, with `columns` of their table."""
@@ -122,18 +192,24 @@ class ShardReader:
 
     def __init__(self, dataset: Dataset, shard: int, columns: list[str]) -> None:
         self._webdataset = dataset.is_webdataset
-        extra = ["image_offset", "image_length"] if self._webdataset else []
-        table = dataset.read_rows(shard, list(dict.fromkeys([*columns, "status", *extra])))
-        good = pc.equal(table["status"], SampleStatus.SUCCESS.value)
+        own = ["image_offset", "image_length"] if self._webdataset else []
+        table = dataset.read_rows(shard, list(dict.fromkeys([*columns, "status", *own])))
+        good = is_good(table)
         self.samples: pa.Table = table.filter(good)
-        name = shard_name(shard)
         if self._webdataset:
             self._offsets = self.samples["image_offset"].to_numpy()
             self._lengths = self.samples["image_length"].to_numpy()
-            self._file = _RangeFile(dataset.storage, f"{name}.tar")
+            tar = f"{shard_name(shard)}.tar"
+            try:
+                self._file = _RangeFile(dataset.storage, tar)
+            except OSError as error:
+                raise dataset.unreadable(tar, str(error)) from error
         else:
-            rows = np.flatnonzero(good.to_numpy())
-            self._images = ImageColumn(dataset.storage, f"{name}.parquet", _image_column(dataset), rows)
+            table_path = f"{shard_name(shard)}.parquet"
+            try:
+                self._images = ImageColumn(dataset.storage, table_path, dataset.image_column, np.flatnonzero(good))
+            except (pa.ArrowException, OSError, KeyError) as error:
+                raise dataset.unreadable(table_path, str(error)) from error
 
     def __len__(self) -> int:
         return int(self.samples.num_rows)
@@ -193,25 +269,18 @@ class _RangeFile:
     """
 
     def __init__(self, storage: Storage, path: str) -> None:
-        self._stream: pa.NativeFile | None = None
-        self._descriptor = -1
-        self._close: Callable[[], object]
+        self._storage, self._path = storage, path
+        self._descriptor: int | None = None
         if storage.is_local:
             self._descriptor = os.open(storage.local_path(path), os.O_RDONLY)
             self._close = weakref.finalize(self, os.close, self._descriptor)
-        else:
-            self._stream = storage.open_input(path)
-            self._close = weakref.finalize(self, pa.NativeFile.close, self._stream)
 
     def read(self, offset: int, length: int) -> bytes:
-        if self._stream is None:
+        if self._descriptor is not None:
             return os.pread(self._descriptor, length, offset)
-        return bytes(self._stream.read_at(length, offset))
+        # A stream of Python's would hold a lock while it reads.
+        return self._storage.read_range(self._path, offset, length)
 
     def close(self) -> None:
-        self._close()
-
-
-def _image_column(dataset: Dataset) -> str:
-    """The name of the images' column in the Parquet format: the encoding's, as in img2dataset."""
-    return str(dataset.manifest.settings["encode_format"])
+        if self._descriptor is not None:
+            self._close()

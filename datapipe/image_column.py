@@ -21,7 +21,7 @@ class ImageColumn:
     """The encoded pictures of some rows of one shard, by their index among those rows. Safe to share between threads.
 
     rows: which rows of the table, in order. Closes when it is let go of, so that a cache may drop it while another
-    thread still reads.
+    thread still reads. Raises KeyError when the table has no such column.
     """
 
     def __init__(self, storage: Storage, path: str, column: str, rows: npt.NDArray[np.int64]) -> None:
@@ -31,6 +31,8 @@ class ImageColumn:
         stream = storage.open_input(path)
         self._file = pq.ParquetFile(stream)
         self._close = weakref.finalize(self, _let_go, self._number, stream)
+        if column not in self._file.schema_arrow.names:
+            raise KeyError(f"it has no column {column}")
         counts = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
         self._ends = np.cumsum(counts, dtype=np.int64)
         self._lock = Lock()

@@ -59,7 +59,9 @@ class ShardStats:
 
     @classmethod
     def from_json(cls, shard: int, data: bytes) -> "ShardStats":
-        """Reads a marker. Raises ValueError or KeyError when it is none of ours."""
+        """Reads a marker. Raises ValueError, KeyError or TypeError when it is none of ours."""
         raw = json.loads(data)
+        if not isinstance(raw["files"], dict) or not isinstance(raw["status_dict"], dict):
+            raise TypeError("files or status_dict are of another kind")
         files = {name: FileFacts(**facts) for name, facts in raw["files"].items()}
         return cls(shard, raw["count"], raw["status_dict"], files)

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from datapipe.columns import is_good, is_text
 from datapipe.status import SampleStatus
 from datapipe.tallies import Distribution, NameCount, NameTally, ValueTally
 from infra.errors import CorruptData
@@ -114,7 +115,7 @@ class _Counting:
         self._rows += batch.num_rows
         self._add_hosts(batch)
         if "status" in batch.schema.names:
-            batch = batch.filter(pc.equal(batch["status"], SampleStatus.SUCCESS.value))
+            batch = batch.filter(is_good(batch))
         self._add_values(batch)
 
     def result(self, hosts: int) -> Survey:
@@ -157,12 +158,8 @@ class _Counting:
             height = _numbers(samples["original_height"])
             with np.errstate(divide="ignore", invalid="ignore"):
                 self._values[ASPECT_RATIO].add(_numbers(samples["original_width"]) / height)
-        if "caption" in names and _is_text(samples["caption"].type):
+        if "caption" in names and is_text(samples["caption"].type):
             self._values[CAPTION_CHARACTERS].add(_numbers(pc.utf8_length(samples["caption"])))
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _host_yield(host: str, count: NameCount) -> HostYield:

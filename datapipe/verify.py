@@ -13,10 +13,11 @@ from datapipe.annotation import (
     find_annotation,
     source_in,
 )
+from datapipe.columns import is_good
 from datapipe.damage import note_damage
 from datapipe.dataset import Dataset, shard_name
 from datapipe.marker import STATS_SUFFIX, FileFacts, ShardStats
-from datapipe.status import SampleStatus
+from infra.errors import CorruptData
 from infra.storage import Storage, sha256_in
 
 
@@ -125,8 +126,11 @@ def _check_file(storage: Storage, name: str, facts: FileFacts) -> Problem | None
 def _check_table(dataset: Dataset, shard: int, stats: ShardStats) -> list[Problem]:
     """Bytes that are as committed can still have been written wrong: do table, tar and marker tell the same?"""
     ranges = ["image_offset", "image_length"] if dataset.is_webdataset else []
-    rows = dataset.read_rows(shard, ["status", *ranges])
-    good = rows.filter(pc.equal(rows["status"], SampleStatus.SUCCESS.value))
+    try:
+        rows = dataset.read_rows(shard, ["status", *ranges])
+    except CorruptData:
+        return [Problem(f"{shard_name(shard)}.parquet", ProblemKind.WRONG_TABLE)]
+    good = rows.filter(is_good(rows))
     is_right = rows.num_rows == stats.rows and good.num_rows == stats.samples
     if is_right and ranges and good.num_rows:
         ends = pc.add(good["image_offset"], good["image_length"])

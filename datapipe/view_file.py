@@ -72,5 +72,5 @@ def _open(dataset: Storage, name: str) -> pq.FileMetaData | None:
     try:
         with dataset.open_input(view_path(name)) as stream:
             return pq.ParquetFile(stream).metadata
-    except (FileNotFoundError, pa.ArrowException):
+    except (OSError, pa.ArrowException):
         return None

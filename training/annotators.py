@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping
 
-import pyarrow as pa
-
 from datapipe.annotate import Annotator, Pool, annotate
+from datapipe.columns import holds_texts
 from datapipe.curate_config import PHASH
 from datapipe.dataset import Dataset
 from datapipe.phash import PerceptualHash
@@ -82,15 +81,10 @@ def _require_columns(dataset: Dataset, annotators: Mapping[str, Annotator]) -> N
                 "Give the annotation another name.",
             )
         for wanted in annotator.columns if columns else ():
-            kind = dataset.read_rows(0, [wanted])[wanted].type if wanted in columns else None
-            if kind is None or not _holds_texts(kind):
+            kind = dataset.find_columns([wanted]).get(wanted)
+            if kind is None or not holds_texts(kind):
                 raise ConfigError(
                     f"annotate.clip_scores.{name}.caption_col: got {wanted!r}{'' if kind is None else f', of {kind}'}.",
                     f"Captions are texts, or lists of them; {dataset.storage.url} has {', '.join(columns)}.",
                     "Name one with captions.",
                 )
-
-
-def _holds_texts(kind: pa.DataType) -> bool:
-    inner = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind
-    return bool(pa.types.is_string(inner) or pa.types.is_large_string(inner) or pa.types.is_null(inner))

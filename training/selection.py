@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from datapipe.columns import holds_texts, is_good, is_text
 from datapipe.conditions import fulfils
 from datapipe.dataset import Dataset
 from infra.errors import ConfigError, InputError
@@ -62,6 +63,7 @@ def select(source: DataSource) -> Selection:
     """
     dataset = Dataset.open(source.path)
     view = None if source.view is None else read_view(dataset, source.view)
+    _require_columns(dataset, source)
     filled = [shard for shard, samples in enumerate(dataset.manifest.shard_samples) if samples]
     with ThreadPoolExecutor(SHARDS_AT_ONCE) as threads:
         found = list(threads.map(lambda shard: _select_in_shard(dataset, shard, source, view), filled))
@@ -82,11 +84,8 @@ def columns_of(selection: Selection, names: list[str]) -> Iterator[tuple[int, in
 
     Raises ConfigError for a column that the dataset doesn't have.
     """
+    _require_names(selection.dataset, names)
     for shard, indices in zip(selection.shards, selection.indices, strict=True):
-        present = selection.dataset.column_names(shard)
-        for name in names:
-            if name not in present:
-                raise _no_column(selection.dataset, name, present)
         with selection.dataset.open_shard(shard, names) as reader:
             chosen = reader.samples.select(names).take(pa.array(indices)).to_pydict()
         values = zip(*(chosen[name] for name in names), strict=True)
@@ -99,9 +98,9 @@ def is_held_out(key: str, share: float) -> bool:
 
 
 def _select_in_shard(dataset: Dataset, shard: int, source: DataSource, view: View | None) -> Integers:
-    rows = dataset.read_rows(shard, _needed_columns(dataset, shard, source))
-    is_good = pc.equal(rows["status"], "success")
-    good = rows.filter(is_good)
+    rows = dataset.read_rows(shard, list(dict.fromkeys(["key", "status", *source.captions, *source.where])))
+    is_sample = is_good(rows)
+    good = rows.filter(is_sample)
     chosen = functools.reduce(pc.or_, [_has_text(good[column], column) for column in source.captions])
     for column, value in source.where.items():
         chosen = pc.and_(chosen, pc.fill_null(fulfils(good[column], value, f"data.where.{column}"), False))
@@ -111,7 +110,7 @@ def _select_in_shard(dataset: Dataset, shard: int, source: DataSource, view: Vie
         mask &= held_out if source.part is SamplePart.HELD_OUT else ~held_out
     if view is None:
         return np.flatnonzero(mask)
-    times = view.times(shard, len(rows))[is_good.to_numpy(zero_copy_only=False).astype(bool)]
+    times = view.times(shard, len(rows))[is_sample.to_numpy(zero_copy_only=False).astype(bool)]
     return np.repeat(np.arange(len(mask)), np.where(mask, times, 0))
 
 
@@ -120,9 +119,9 @@ def _has_text(values: pa.ChunkedArray, column: str) -> pa.ChunkedArray:
     kind = values.type
     if pa.types.is_null(kind):
         return pa.chunked_array([pa.array([False] * len(values))])
-    if _is_text(kind):
+    if is_text(kind):
         return pc.greater(pc.utf8_length(pc.fill_null(values, "")), 0)
-    if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _is_text(kind.value_type):
+    if holds_texts(kind):
         return pa.chunked_array([[any(texts or []) for texts in values.to_pylist()]], type=pa.bool_())
     raise ConfigError(
         f"data.captions: the column {column} holds {kind}.",
@@ -131,27 +130,25 @@ def _has_text(values: pa.ChunkedArray, column: str) -> pa.ChunkedArray:
     )
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _needed_columns(dataset: Dataset, shard: int, source: DataSource) -> list[str]:
-    present = dataset.column_names(shard)
-    if source.captions == ["caption"] and "caption" not in present:
+def _require_columns(dataset: Dataset, source: DataSource) -> None:
+    if not any(dataset.manifest.shard_samples):
+        return
+    if source.captions == ["caption"] and not dataset.find_columns(["caption"]):
         raise InputError(
             f"{dataset.storage.url} was built without captions.",
             "Training and evaluation need pairs of picture and caption.",
             "Build it again with build.caption_col.",
         )
-    for column in (*source.where, *source.captions):
-        if column not in present:
-            raise _no_column(dataset, column, present)
-    return list(dict.fromkeys(["key", "status", *source.captions, *source.where]))
+    _require_names(dataset, [*source.where, *source.captions])
 
 
-def _no_column(dataset: Dataset, name: str, present: list[str]) -> ConfigError:
-    return ConfigError(
-        f"{dataset.storage.url} has no column {name!r}.",
-        f"Its columns are {', '.join(present)}.",
-        "Name one of them.",
-    )
+def _require_names(dataset: Dataset, names: list[str]) -> None:
+    """Raises ConfigError for a column that no shard has."""
+    found = dataset.find_columns(names)
+    for name in names:
+        if name not in found:
+            raise ConfigError(
+                f"{dataset.storage.url} has no column {name!r}.",
+                f"Its columns are {', '.join(dataset.column_names(0))}.",
+                "Name one of them.",
+            )

@@ -147,6 +147,15 @@ def test_one_of_a_shard_that_was_mended_with_other_bytes_is_not_done(dataset: Da
     assert is_annotated(dataset.storage, "length", Lengths(asked).settings)
 
 
+def test_one_whose_folder_was_renamed_is_made_anew(dataset: Dataset, asked: Path):
+    run(dataset, Lengths(asked))
+    columns = dataset.storage.local_path("columns")
+    (columns / "length").rename(columns / "size")
+    asked_for(asked)
+    run(dataset, Lengths(asked), "size")
+    assert asked_for(asked) == [0, 1, 2] and is_annotated(dataset.storage, "size", Lengths(asked).settings)
+
+
 def test_one_that_stopped_goes_on(dataset: Dataset, asked: Path):
     with pytest.raises(StageFailed, match="a fault of the annotator"):
         run(dataset, Lengths(asked, fails_at=2))

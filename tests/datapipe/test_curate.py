@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from small_datasets import make_dataset, write_annotation
 
-from datapipe.annotation import annotation_file, annotation_folder
+from datapipe.annotation import annotation_file, annotation_folder, is_annotated
 from datapipe.comparable import as_ranks
-from datapipe.curate import curate, used_columns
+from datapipe.curate import check_curation, curate, used_columns
 from datapipe.curate_config import CurateConfig
 from datapipe.dataset import Dataset
 from datapipe.verify import verify
-from datapipe.view_file import read_curation
+from datapipe.view_file import count_rows, read_curation
 from infra.errors import ConfigError, CorruptData
 from infra.progress import Progress
 
@@ -255,6 +255,58 @@ def test_ranks_are_ordered_as_the_numbers_are(numbers: list[int]):
         high, low = as_ranks(pa.chunked_array([pa.array([number], pa.int64() if number < 1 << 63 else pa.uint64())]))
         pairs.append((high[0], low[0]))
     assert sorted(range(len(numbers)), key=numbers.__getitem__) == sorted(range(len(numbers)), key=pairs.__getitem__)
+
+
+@pytest.mark.parametrize("output_format", ["webdataset", "parquet"])
+def test_a_column_may_be_in_the_later_shards_only(tmp_path: Path, output_format: str):
+    place = make_dataset(tmp_path / "shapes", shards=SHARDS, rows=ROWS, output_format=output_format)
+    table = tmp_path / "shapes" / "00001.parquet"
+    pq.write_table(pq.read_table(table).append_column("extra", pa.array(range(ROWS))), table)
+    dataset = Dataset.open(place)
+    assert view_of(dataset, where={"extra": {"max": 2}})[0] == [(1, 0), (1, 1), (1, 2)]
+    assert view_of(dataset, top={"column": "extra", "share": 0.5})[0][0] == (1, 9 + 1)
+    assert view_of(dataset, deduplicate={"column": "extra"})[0] == GOOD
+
+
+def test_what_has_no_order_is_refused_before_rows_are_read(dataset: Dataset):
+    for settings in (
+        {"top": {"column": "caption", "share": 0.5}},
+        {"deduplicate": {"column": "url", "prefer": "caption"}},
+        {"deduplicate": {"column": "caption", "max_distance": 1}},
+    ):
+        with pytest.raises(ConfigError, match="string"):
+            check_curation(CurateConfig(data=dataset.storage.url, view="some", **settings))
+
+
+def test_a_damaged_shard_is_named(tmp_path: Path):
+    dataset = Dataset.open(make_dataset(tmp_path / "shapes", shards=SHARDS, rows=ROWS))
+    dataset.storage.delete("00001.parquet")
+    with pytest.raises(CorruptData, match=r"00001\.parquet cannot be read"):
+        view_of(dataset)
+
+
+def test_a_view_with_a_broken_footer_is_none(dataset: Dataset):
+    dataset.storage.write_bytes("views/broken.parquet", b"PAR1" + b"\xff" * 40 + b"\x20\0\0\0PAR1")
+    assert read_curation(dataset.storage, "broken") is None and count_rows(dataset.storage, "broken") is None
+
+
+def test_an_annotation_whose_folder_was_renamed_is_damaged(tmp_path: Path):
+    dataset = Dataset.open(make_dataset(tmp_path / "shapes", shards=SHARDS, rows=ROWS))
+    put(dataset, "a", dict.fromkeys(GOOD, 1.0), pa.float64())
+    assert is_annotated(dataset.storage, "a", {})
+    (tmp_path / "shapes" / "columns" / "a").rename(tmp_path / "shapes" / "columns" / "b")
+    with pytest.raises(CorruptData, match=r"not as annotation\.json vouches for"):
+        view_of(dataset, where={"b": 1.0})
+    assert not is_annotated(dataset.storage, "b", {})
+
+
+def test_an_annotation_of_another_format_is_none(tmp_path: Path):
+    dataset = Dataset.open(make_dataset(tmp_path / "shapes", shards=SHARDS, rows=ROWS))
+    put(dataset, "a", dict.fromkeys(GOOD, 1.0), pa.float64())
+    marker = tmp_path / "shapes" / "columns" / "a" / "annotation.json"
+    marker.write_text(marker.read_text().replace('"format_version": 1', '"format_version": 2'))
+    with pytest.raises(ConfigError, match="no annotation 'a'"):
+        view_of(dataset, where={"a": 1.0})
 
 
 def test_a_dataset_without_rows_has_no_view(tmp_path: Path):

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from small_datasets import make_dataset
 
-from infra.errors import ConfigError, InputError
+from infra.errors import ConfigError, CorruptData, InputError
 from training.config import DataSource, SamplePart
 from training.selection import columns_of, is_held_out, select
 
@@ -53,6 +54,30 @@ def test_a_key_is_held_out_for_ever():
 def test_a_wrong_condition_is_explained(dataset: str, where: dict[str, str], words: str):
     with pytest.raises(ConfigError, match=words):
         select(DataSource(path=dataset, where=where))
+
+
+@pytest.mark.parametrize("output_format", ["webdataset", "parquet"])
+def test_a_column_may_be_in_a_part_of_the_shards_only(tmp_path: Path, output_format: str):
+    place = make_dataset(tmp_path / "shapes", shards=2, rows=10, output_format=output_format)
+    file = tmp_path / "shapes" / "00001.parquet"
+    table = pq.read_table(file).append_column("title", [[None, *(f"title {row}" for row in range(1, 10))]])
+    pq.write_table(table.append_column("split", [["train", "test"] * 5]), file)
+    titled = select(DataSource(path=place, captions=["title"]))
+    assert titled.shards == (1,) and titled.indices[0].tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
+    chosen = select(DataSource(path=place, where={"split": "test"}))
+    assert chosen.shards == (1,) and chosen.indices[0].tolist() == [1, 3, 5, 7]
+    both = select(DataSource(path=place, captions=["caption", "title"]))
+    titles = [row[0] for _, _, row in columns_of(both, ["title"])]
+    assert titles == [None] * 10 + [f"title {row}" for row in range(1, 9)]
+    with pytest.raises(ConfigError, match="no column 'tags'"):
+        select(DataSource(path=place, captions=["title", "tags"]))
+
+
+def test_a_damaged_shard_is_named(tmp_path: Path):
+    place = make_dataset(tmp_path / "shapes", shards=2, rows=10)
+    (tmp_path / "shapes" / "00001.parquet").write_bytes(b"PAR1")
+    with pytest.raises(CorruptData, match=r"00001\.parquet cannot be read"):
+        select(DataSource(path=place))
 
 
 def test_a_place_without_a_dataset_is_explained(tmp_path: Path):
