@@ -191,7 +191,7 @@ def _refuse_other_training(config: RunConfig, folder: Storage) -> None:
             "Once begun, the training stays part of its run.",
             f"Leave its section as it lies in {folder.url}/{CONFIG_FILE}, or give the run another name.",
         )
-    before, now = (_result_keys(train.model_dump(mode="json")) for train in (stored, config.train))
+    before, now = (result_keys(train.model_dump(mode="json")) for train in (stored, config.train))
     changed = sorted(key for key in now if before[key] != now[key])
     if changed:
         shown = ", ".join(f"train.{key} {before[key]} → {now[key]}" for key in changed)
@@ -231,5 +231,6 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
     return flat
 
 
-def _result_keys(train: dict[str, Any]) -> dict[str, Any]:
+def result_keys(train: dict[str, Any]) -> dict[str, Any]:
+    """Of a dumped section train, what its result depends on."""
     return {key: value for key, value in train.items() if key not in FREE_TRAIN_KEYS}

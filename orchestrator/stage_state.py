@@ -11,7 +11,7 @@ from datapipe.config import BuildConfig
 from infra.errors import InputError, UserError
 from infra.storage import Storage, storage_of
 from orchestrator.config import RunConfig, Stage
-from orchestrator.run import EVALUATION_FOLDER, EXPORT_FOLDER, stage_facts
+from orchestrator.run import EVALUATION_FOLDER, EXPORT_FOLDER, result_keys, stage_facts
 from training.config import WhichCheckpoint
 from training.records import SCORES_FILE
 
@@ -118,12 +118,12 @@ def inputs_of(stage: Stage, config: RunConfig, folder: Storage) -> dict[str, Any
             }
         case Stage.TRAIN:
             assert config.train is not None
-            return {"settings": _digest(section), "data": data_identity(config.train.training_sources())}
+            return {"settings": _digest(result_keys(section)), "data": data_identity(config.train.training_sources())}
         case Stage.EVALUATE:
             from training.evaluate import parts_to_score
 
             assert config.evaluate is not None
-            train = config.train.model_dump(mode="json") if config.train else None
+            train = result_keys(config.train.model_dump(mode="json")) if config.train else None
             scored = parts_to_score(config.evaluate, config.held_out)
             return {
                 "settings": _digest([section, train]),

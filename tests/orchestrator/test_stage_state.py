@@ -218,6 +218,8 @@ def test_scores_of_another_view_or_of_another_checkpoint_in_the_same_place_are_s
     mark_done(config, Stage.EVALUATE)
     config.folder.at(EVALUATION_FOLDER).write_bytes(SCORES_FILE, b"{}")
     assert verdicts(place, SCORES_VIEW)[3] is DONE
+    assert verdicts(place, SCORES_VIEW, "train.workers=2", "train.zero_stage=2")[2:] == [DONE, DONE]
+    assert verdicts(place, SCORES_VIEW, "train.seed=2")[2:] == [STALE, STALE]
     state = CheckpointState(9, "diptych-tiny", "clip", 256, 100, 0, {})
     save_weights(config.folder, state, {"weight": ones(2)})
     assert verdicts(place, SCORES_VIEW)[3] is STALE
