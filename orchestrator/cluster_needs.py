@@ -8,20 +8,19 @@ import yaml
 from infra.deploy.needs import BUILD_NODE_CPUS, CPUS_PER_WORKER, ClusterNeeds, usual_workers_per_node
 from infra.errors import ConfigError
 from orchestrator.config import RunConfig
-from orchestrator.places import local_places, texts_of
+from orchestrator.places import local_places
 
 AUTOSCALED_BUILD_TASKS = 32  # what `build.tasks: null` stands for where nodes come only when tasks wait for them
 MAX_NAME_LENGTH = 40  # KubeRay allows a RayJob 47, and what belongs to it has a longer name
 # A folder mounted there would hide what the image itself has in it.
 FOLDERS_OF_THE_IMAGE = {"/", "/bin", "/dev", "/etc", "/home", "/lib", "/opt", "/proc", "/root", "/sys", "/tmp", "/usr"}
-CREDENTIALS_IN_AN_ADDRESS = re.compile(r"://[^/@\s]*:[^/@\s]*@")
 
 
 def autoscaled_needs(config: RunConfig, *, workers_per_node: int | None = None) -> ClusterNeeds:
     """Needs of a cluster whose nodes come when work waits for them, all with one folder mounted.
 
     The config that it gets says what it would otherwise read off the nodes that are there at its start.
-    Raises ConfigError for a config with credentials in it, or whose local folders have no folder of their own above.
+    Raises ConfigError for a config whose local folders have no folder of their own above.
     """
     build, train = config.build, config.train
     if build is not None:
@@ -41,10 +40,7 @@ def autoscaled_needs(config: RunConfig, *, workers_per_node: int | None = None) 
 
 
 def fixed_needs(config: RunConfig, *, workers_per_node: int | None = None) -> ClusterNeeds:
-    """Needs of a cluster whose nodes are all there from its start, with the file system that this machine has.
-
-    Raises ConfigError for a config with credentials in it.
-    """
+    """Needs of a cluster whose nodes are all there from its start, with the file system that this machine has."""
     train = config.train
     if train is not None:
         train = train.model_copy(update={"use_gpu": train.use_gpu is not False})
@@ -62,7 +58,6 @@ def require_export(needs: ClusterNeeds, export: str | None) -> None:
 
 
 def _needs(config: RunConfig, workers_per_node: int | None, shared_folder: str | None) -> ClusterNeeds:
-    _refuse_credentials(config)
     build, train = config.build, config.train
     # An evaluation or CLIP scores alone want one worker's place.
     evaluates = config.evaluate is not None or bool(config.annotate and config.annotate.clip_scores)
@@ -112,13 +107,3 @@ def _shared_folder(config: RunConfig) -> str | None:
 def _parent(place: str) -> str:
     """The folder that holds a place; of a pattern, the last one that is no pattern itself."""
     return os.path.dirname(re.split(r"[*?\[]", place, maxsplit=1)[0])
-
-
-def _refuse_credentials(config: RunConfig) -> None:
-    for key, text in texts_of(config.model_dump(mode="json")):
-        if CREDENTIALS_IN_AN_ADDRESS.search(text):
-            raise ConfigError(
-                f"{key} holds a user and a password.",
-                "A file for a cluster is kept and shown: it may hold no credentials.",
-                "Take them out; give them by environment variables, a Kubernetes secret or an instance's role.",
-            )

@@ -1,7 +1,6 @@
 """The whole config of a run: loads it, fills in its defaults and explains what is wrong with it."""
 
 import difflib
-import re
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic_core import ErrorDetails
 from datapipe.config import BuildConfig
 from datapipe.curate_config import CurateConfig
 from infra.errors import ConfigError
+from infra.secret_values import secret_path
 from infra.settings import Place, Settings
 from infra.storage import Storage, storage_of
 from orchestrator.yaml_source import KeyPath, YamlSource, apply_overrides, read_yaml, resolve_references
@@ -21,7 +21,6 @@ from training.annotate_config import AnnotateConfig
 from training.config import DataSource, EvaluateConfig, ExportConfig, TrainConfig
 
 MAX_SHOWN_VALUE = 60
-SECRET = re.compile(r"://[^/@\s]*:[^/@\s]+@|[?&](?:X-Amz-Signature|X-Goog-Signature|sig|token)=", re.IGNORECASE)
 
 
 class Stage(StrEnum):
@@ -82,21 +81,19 @@ def config_of(source: YamlSource, overrides: Sequence[str] = ()) -> RunConfig:
     """Overrides, resolves and validates what was read. Raises ConfigError that names the key and its line."""
     apply_overrides(source, list(overrides))
     resolve_references(source)
-    _refuse_secrets(source.values, (), source)
+    _refuse_secrets(source)
     try:
         return RunConfig.model_validate(source.values)
     except ValidationError as error:
         raise explain(error, source, RunConfig) from error
 
 
-def _refuse_secrets(value: Any, path: KeyPath, source: YamlSource) -> None:
-    """Raises ConfigError for a password or a signature: a config is stored, shown and sent to a cluster."""
-    if isinstance(value, dict | list):
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            _refuse_secrets(item, (*path, key), source)
-    elif isinstance(value, str) and SECRET.search(value):
+def _refuse_secrets(source: YamlSource) -> None:
+    """Raises ConfigError for a password, a key or a signature: a config is stored, shown and sent to a cluster."""
+    path = secret_path(source.values)
+    if path is not None:
         raise ConfigError(
-            f"{'.'.join(map(str, path))}: holds a password or a signature ({source.place(path)}).",
+            f"{'.'.join(map(str, path))}: holds a password, a key or a signature ({source.place(path)}).",
             "A config is stored with its run, so secrets come from environment variables and are never written down.",
             "Take it out: AWS_… variables open S3, DIPTYCH_PROXY_LOGIN=user:password the proxy.",
         )

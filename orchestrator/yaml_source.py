@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from infra.errors import ConfigError
+from infra.secret_values import is_secret_name, is_secret_value
 
 KeyPath = tuple[str | int, ...]
 MAX_DEPTH = 100
@@ -66,7 +67,7 @@ def apply_overrides(source: YamlSource, overrides: list[str]) -> None:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise ConfigError(
-                f"Got {text!r} on the command line.",
+                f"Got {'a secret' if is_secret_value(text) else repr(text)} on the command line.",
                 "After the config come overrides of the form section.key=value.",
                 "Write for example train.steps=500.",
             )
@@ -80,8 +81,9 @@ def apply_overrides(source: YamlSource, overrides: list[str]) -> None:
         try:
             target[last] = _read(value, YamlSource({}, "command line"))
         except ConfigError as error:
+            shown = "a secret" if is_secret_name(last) or is_secret_value(value) else repr(value)
             raise ConfigError(
-                f"{key}: got {value!r} on the command line.", "A value is written as in YAML.", "Quote it."
+                f"{key}: got {shown} on the command line.", "A value is written as in YAML.", "Quote it."
             ) from error
         source.lines[(*parents, last)] = "command line"
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.errors import ConfigError
+from infra.secret_values import secret_path
 from infra.storage import storage_of
 from training.config import Precision, TrainConfig
 
@@ -44,21 +45,32 @@ def settled_settings(config: TrainConfig) -> dict[str, Any]:
 
 
 def user_settings(config: TrainConfig) -> dict[str, Any]:
-    """The user's own settings, read from their file if it is one. Raises ConfigError."""
-    if isinstance(config.deepspeed, dict):
-        return config.deepspeed
-    path = Path(config.deepspeed)
+    """The user's own settings, read from their file if it is one. Raises ConfigError, also for secrets in them."""
+    values = config.deepspeed if isinstance(config.deepspeed, dict) else _read_file(config.deepspeed)
+    secret = secret_path(values)
+    if secret is not None:
+        where = "its section" if isinstance(config.deepspeed, dict) else config.deepspeed
+        raise ConfigError(
+            f"train.deepspeed: {where} holds a password, a key or a signature ({'.'.join(map(str, secret))}).",
+            "These settings are stored with the run and its checkpoints, so secrets come from environment variables.",
+            "Take it out, and set the variable that its program reads, for example COMET_API_KEY.",
+        )
+    return values
+
+
+def _read_file(place: str) -> dict[str, Any]:
+    path = Path(place)
     try:
         values = json.loads(storage_of(path.parent).read_bytes(path.name))
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"train.deepspeed: {config.deepspeed} cannot be read ({error}).",
+            f"train.deepspeed: {place} cannot be read ({error}).",
             "It is a JSON file with DeepSpeed's settings, or a section with them.",
             "Correct the file or its name.",
         ) from error
     if not isinstance(values, dict):
         raise ConfigError(
-            f"train.deepspeed: {config.deepspeed} holds {type(values).__name__}.",
+            f"train.deepspeed: {place} holds {type(values).__name__}.",
             "It is a JSON object with DeepSpeed's settings.",
             "Correct the file.",
         )

@@ -95,6 +95,22 @@ def test_a_key_given_twice_is_refused_with_both_lines(config_file: Path):
         ("name: ../up\ntrain: {data: a, steps: 1}", "name: got '../up'"),
         ("build: {input: a.csv, output: b, proxy: 'http://me:hunter2@proxy:3128'}", "build.proxy: holds a password"),
         ("build: {input: 's3://b/a.csv?X-Amz-Signature=hunter2', output: b}", "build.input: holds a password"),
+        (
+            "build: {input: 's3://b/a.csv?AWSAccessKeyId=A&Signature=hunter2', output: b}",
+            "build.input: holds a password",
+        ),
+        ("build: {input: 'https://b/a?x=1&X-Amz-Security-Token=hunter2', output: b}", "build.input: holds a password"),
+        ("build: {input: 'https://b/a?access_token=hunter2', output: b}", "build.input: holds a password"),
+        ("build: {input: 'https://b/a?api%5Fkey=hunter2', output: b}", "build.input: holds a password"),
+        ("build: {input: a.csv, output: b, proxy: 'http://hunter2@proxy:3128'}", "build.proxy: holds a password"),
+        (
+            "train: {data: a, steps: 1, deepspeed: {comet: {api_key: hunter2}}}",
+            "train.deepspeed.comet.api_key: holds a",
+        ),
+        (
+            "train: {data: a, steps: 1, deepspeed: {x: [{secret: {is: hunter2}}]}}",
+            "train.deepspeed.x.0.secret.is: holds a",
+        ),
         ("- a\n- b", "holds a list"),
         ("train: [", "line 1"),
     ],
@@ -127,6 +143,37 @@ def test_what_yaml_itself_trips_over_is_told_with_its_line(tmp_path: Path, text:
     path = tmp_path / "wrong.yaml"
     path.write_text(text)
     assert words in problem(path)
+
+
+def test_no_error_shows_a_secret_of_the_command_line(config_file: Path):
+    for override in (
+        "http://me:hunter2@proxy",
+        "train.deepspeed.api_key=[hunter2",
+        "build.proxy=[http://hunter2@proxy",
+    ):
+        assert "got a secret" in problem(config_file, override).lower()
+        assert "hunter2" not in problem(config_file, override)
+
+
+def test_what_only_looks_like_a_secret_is_taken(config_file: Path):
+    load_config(
+        config_file,
+        ["build.output=hdfs://me@head/data", "train.deepspeed={max_tokens: 3, token: '', use_token: true}"],
+    )
+
+
+def test_no_key_of_the_config_is_taken_for_a_secret():
+    from infra.secret_values import is_secret_name
+
+    def names(schema: object) -> set[str]:
+        if isinstance(schema, list):
+            return set().union(*map(names, schema))
+        if not isinstance(schema, dict):
+            return set()
+        return set(schema.get("properties", {})).union(*map(names, schema.values()))
+
+    found = names(RunConfig.model_json_schema())
+    assert len(found) > 100 and not [name for name in found if is_secret_name(name)]
 
 
 @pytest.mark.parametrize("value", ["2026-02-30", "&a [*a]", "[" * 5000, "\x07", "{a: 1"])

@@ -154,3 +154,12 @@ def clip_norm_in_deepspeed(_group: Any, users: dict[str, Any]) -> tuple[bool, fl
 def test_deepspeed_itself_has_the_settings(ranks: Ranks, overlaps: bool):
     users = {"zero_optimization": {"overlap_comm": overlaps, "allgather_bucket_size": "auto"}}
     assert ranks.run(clip_norm_in_deepspeed, [(users,)] * 3)[0] == (overlaps, 0.7)
+
+
+@pytest.mark.parametrize("is_file", [False, True])
+def test_a_secret_in_the_settings_is_refused_without_showing_it(is_file: bool, tmp_path: Path):
+    users: dict[str, Any] = {"comet": {"enabled": False, "api_key": "hunter2"}}
+    (tmp_path / "deepspeed.json").write_text(json.dumps(users))
+    with pytest.raises(ConfigError, match=r"holds a password, a key or a signature \(comet\.api_key\)") as caught:
+        with_settings_inside(config(1, deepspeed=str(tmp_path / "deepspeed.json") if is_file else users))
+    assert "hunter2" not in str(caught.value)
