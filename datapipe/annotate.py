@@ -80,9 +80,10 @@ def annotate(dataset: Dataset, name: str, annotator: Annotator, pool: Pool, prog
     """Makes what is missing of the annotation, as its only writer. Ray is connected already.
 
     Values of other settings, or of other shards in the same place, are made anew. Raises CorruptData for a dataset
-    that is not whole, StageFailed when values can't be made, StorageFailed.
+    that is not whole, OutputError, StageFailed when values can't be made, StorageFailed.
     """
     folder = annotation_folder(dataset.storage, name)
+    folder.require_writable()
     with hold(folder, progress.note) as lease:
         folder.sweep_unfinished()
         sources = _sources(dataset)

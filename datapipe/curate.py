@@ -26,7 +26,7 @@ from datapipe.conditions import condition_name, fulfils, is_number
 from datapipe.curate_config import PHASH, CurateConfig, DeduplicateConfig
 from datapipe.dataset import MANIFEST_FILE, Dataset
 from datapipe.dedup import first_of_each, without_near_duplicates
-from datapipe.view_file import Curation, Step, view_bytes, view_path
+from datapipe.view_file import VIEWS_FOLDER, Curation, Step, view_bytes, view_path
 from infra.errors import ConfigError
 from infra.progress import Progress
 from infra.storage import storage_of
@@ -56,7 +56,9 @@ def curation_source(config: CurateConfig) -> str:
 
 def check_curation(config: CurateConfig) -> None:
     """Finds what a user can have got wrong, without reading rows. Raises UserError."""
-    _Columns.find(Dataset.open(config.data), config)
+    dataset = Dataset.open(config.data)
+    _Columns.find(dataset, config)
+    dataset.storage.at(VIEWS_FOLDER).require_writable()
 
 
 def curate(
@@ -69,6 +71,7 @@ def curate(
     columns and when nothing is left, CorruptData for an annotation that is not whole.
     """
     dataset = Dataset.open(config.data)
+    dataset.storage.at(VIEWS_FOLDER).require_writable()
     made_from = curation_source(config)
     progress.begin("curate", total=len(dataset.manifest.shard_rows), unit="shards")
     rows, steps = _fulfilling(config, dataset, progress)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from datapipe.annotate import Annotator, Pool, annotate
+from datapipe.annotation import annotation_folder
 from datapipe.columns import holds_texts
 from datapipe.curate_config import PHASH
 from datapipe.dataset import Dataset
@@ -37,19 +38,26 @@ def check_annotation(config: AnnotateConfig, *, dataset_is_ready: bool) -> None:
             facts_of_weights(each.pretrained, model)
     annotators = annotators_of(config)
     if dataset_is_ready:
-        _require_columns(Dataset.open(config.data), annotators)
+        dataset = Dataset.open(config.data)
+        _require_columns(dataset, annotators)
+        for name in annotators:
+            annotation_folder(dataset.storage, name).require_writable()
 
 
 def annotate_dataset(config: AnnotateConfig, progress: Progress, cluster: Cluster) -> None:
     """Makes what is missing of all annotations. Ray is connected already. Raises as `datapipe.annotate` does."""
     dataset = Dataset.open(config.data)
     with_model = _pool_with_model(config, cluster)
-    device = Device(use_gpu=bool(with_model.gpus), threads=with_model.cpus, batch_size=config.batch_size)
-    annotators = annotators_of(config, device)
+    annotators = annotators_of(config, device_of(with_model, config.batch_size))
     _require_columns(dataset, annotators)
     for name, annotator in annotators.items():
         plain = Pool(processes=config.tasks or max(1, cluster.cpus))
         annotate(dataset, name, annotator, with_model if isinstance(annotator, ClipScore) else plain, progress)
+
+
+def device_of(pool: Pool, batch_size: int) -> Device:
+    """What each process of the pool computes on; a core that Ray does not count still runs one thread."""
+    return Device(use_gpu=bool(pool.gpus), threads=max(1, pool.cpus), batch_size=batch_size)
 
 
 def _pool_with_model(config: AnnotateConfig, cluster: Cluster) -> Pool:

@@ -18,7 +18,7 @@ from datapipe.annotate import Pool, annotate
 from datapipe.annotation import annotation_names, find_annotation, is_annotated, read_values, require_annotation
 from datapipe.dataset import Dataset, ShardReader
 from datapipe.phash import PerceptualHash, perceptual_hash
-from infra.errors import ConfigError, CorruptData, StageFailed
+from infra.errors import ConfigError, CorruptData, OutputError, StageFailed
 from infra.progress import Progress
 from infra.storage import storage_of
 
@@ -200,6 +200,12 @@ def test_a_name_that_is_not_there_is_told_with_those_that_are(dataset: Dataset, 
     with pytest.raises(ConfigError, match="no annotation 'clip_score'") as told:
         require_annotation(dataset.storage, "clip_score")
     assert "length" in str(told.value)
+
+
+def test_a_place_that_cannot_be_written_is_told(dataset: Dataset, asked: Path):
+    dataset.storage.write_bytes("columns", b"in the way")
+    with pytest.raises(OutputError, match="cannot be written"):
+        run(dataset, Lengths(asked))
 
 
 def test_a_dataset_that_is_not_whole_is_refused(dataset: Dataset, asked: Path):

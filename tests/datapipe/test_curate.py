@@ -23,7 +23,7 @@ from datapipe.curate_config import CurateConfig
 from datapipe.dataset import Dataset
 from datapipe.verify import verify
 from datapipe.view_file import count_rows, read_curation
-from infra.errors import ConfigError, CorruptData
+from infra.errors import ConfigError, CorruptData, OutputError
 from infra.progress import Progress
 
 ROWS, SHARDS = 20, 2  # of each shard rows 9 and 19 failed
@@ -276,6 +276,18 @@ def test_what_has_no_order_is_refused_before_rows_are_read(dataset: Dataset):
     ):
         with pytest.raises(ConfigError, match="string"):
             check_curation(CurateConfig(data=dataset.storage.url, view="some", **settings))
+
+
+def test_a_dataset_that_cannot_be_written_is_told_before_rows_are_read(tmp_path: Path):
+    dataset = Dataset.open(make_dataset(tmp_path / "shapes", shards=SHARDS, rows=ROWS))
+    (tmp_path / "shapes" / "views").write_text("in the way")
+    config = CurateConfig(data=dataset.storage.url, view="some")
+    with pytest.raises(OutputError, match="cannot be written"):
+        check_curation(config)
+    shown = StringIO()
+    with pytest.raises(OutputError, match="cannot be written"), Progress(shown) as progress:
+        curate(config, progress)
+    assert "curate" not in shown.getvalue()
 
 
 def test_a_damaged_shard_is_named(tmp_path: Path):
