@@ -14,7 +14,7 @@ PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@")
 WEB_USER = re.compile(r"(?:https?|socks\w*|ftps?)://[^/@\s]+@", re.IGNORECASE)
 PARAMETER = re.compile(r"[?&;]([\w.-]+)=[^&;\s]")
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
-USERS_OWN_NAMES = "where"  # a section whose keys are columns of the user's
+USERS_OWN_NAMES = frozenset({"where", "classes", "clip_scores"})  # sections whose keys are the user's columns or labels
 
 KeyPath = tuple[str | int, ...]
 
@@ -56,4 +56,4 @@ def _is_named_secret(value: Any, path: KeyPath) -> bool:
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         return False
     names = [part for part in path if isinstance(part, str)]
-    return USERS_OWN_NAMES not in names and any(map(is_secret_name, names))
+    return USERS_OWN_NAMES.isdisjoint(names) and any(map(is_secret_name, names))

@@ -158,7 +158,11 @@ def test_no_error_shows_a_secret_of_the_command_line(config_file: Path):
 def test_what_only_looks_like_a_secret_is_taken(config_file: Path):
     load_config(
         config_file,
-        ["build.output=hdfs://me@head/data", "train.deepspeed={max_tokens: 3, token: '', use_token: true}"],
+        [
+            "build.output=hdfs://me@head/data",
+            "train.deepspeed={max_tokens: 3, token: '', use_token: true}",
+            "evaluate={zero_shot: {label_col: kind, classes: {signature: a signature, token: a token}}}",
+        ],
     )
 
 
