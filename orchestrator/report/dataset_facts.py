@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from datapipe.annotation import Annotation, annotation_names, find_annotation, read_values
+from datapipe.columns import is_good
 from datapipe.dataset import Dataset, Manifest
-from datapipe.status import SampleStatus
 from datapipe.view_file import Curation, read_curation, view_names
 from infra.errors import CorruptData
 from orchestrator.report.pictures import GRID_SIDE, thumbnail_uri
@@ -127,7 +126,7 @@ def _sizes(dataset: Dataset, shards: list[int]) -> SizeSample:
 
 def _good_sizes(dataset: Dataset, shard: int) -> pa.Table:
     rows = dataset.read_rows(shard, ["status", *SIZE_COLUMNS])
-    good = rows.filter(pc.equal(rows["status"], SampleStatus.SUCCESS.value))
+    good = rows.filter(is_good(rows))
     return good.slice(0, MAX_ROWS_PER_SHARD).drop_columns(["status"])
 
 
