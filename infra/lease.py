@@ -1,6 +1,7 @@
 """Lets one process at a time drive a place; another one waits, and takes over when the first has ended or died."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import math
@@ -12,11 +13,12 @@ from dataclasses import asdict, dataclass
 from typing import IO
 
 from infra.conditions import honours_conditions
-from infra.errors import CredentialsRefused, DiptychError, FixedCredentialsRefused
+from infra.errors import CredentialsRefused, DiptychError, FixedCredentialsRefused, OutputError
 from infra.object_lease import EXPIRES_AFTER_S, ObjectLease
 from infra.storage import Storage
 
 LEASE_FILE = "lease.json"
+NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK})
 LOOK_EVERY_S = 0.5
 LOOK_AGAIN_S = 0.2
 PATIENCE_S = 600.0  # for a storage that is away; nothing is committed meanwhile
@@ -181,6 +183,16 @@ def _try_lock(place: Storage) -> IO[str] | None:
             return file
     except (BlockingIOError, FileNotFoundError):
         pass
+    except OSError as error:
+        file.close()
+        if error.errno not in NO_LOCKS:
+            raise
+        path.unlink(missing_ok=True)
+        raise OutputError(
+            f"{place.url}: its file system knows no locks ({error.strerror}).",
+            "One process at a time drives a place, which is told by a lock (flock) on its lease.",
+            "Mount it with locks (for Lustre: -o flock), or choose another folder or S3.",
+        ) from error
     file.close()
     return None
 

@@ -1,5 +1,6 @@
 """The lease: one living driver a folder, and none after its death."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.errors import CredentialsRefused, FixedCredentialsRefused, StorageFailed
+from infra.errors import CredentialsRefused, FixedCredentialsRefused, OutputError, StorageFailed
 from infra.lease import Lease, hold, holder_of
 from infra.storage import storage_of
 
@@ -38,6 +39,16 @@ def test_a_second_driver_says_who_drives_and_takes_over_once_that_one_is_dead(tm
             assert mine is not None and mine.pid == os.getpid()
     assert len(said) == 1 and f"process {driver.pid} on {holder.host}, since 20" in said[0] and " UTC)" in said[0]
     assert holder_of(folder) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("infra.lease.fcntl.flock", no_locks)
+    with pytest.raises(OutputError, match="knows no locks"), hold(storage_of(tmp_path), print):
+        pass
     assert list(tmp_path.iterdir()) == []
 
 
