@@ -14,7 +14,7 @@ from typing import IO, Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infra.errors import InputError
+from infra.errors import InputError, first_line
 
 TEXT_FORMATS = ("csv", "tsv", "json", "jsonl", "txt")
 BATCH_ROWS = 10_000  # rows held at once, and a row group of the result
@@ -54,7 +54,7 @@ def _kind(name: str) -> str:
 
 
 def _unreadable(path: str, place: str, error: Exception) -> InputError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    reason = first_line(error)
     return InputError(
         f"build.input: {path}{place} cannot be read as {_kind(path)} ({reason}).",
         "A list is whole, in UTF-8, and of the format that its ending says.",

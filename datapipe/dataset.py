@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from datapipe.columns import is_good
 from datapipe.image_column import ImageColumn
-from infra.errors import CorruptData, InputError
+from infra.errors import CorruptData, InputError, first_line
 from infra.storage import Storage, storage_of
 
 SHARD_DIGITS = 5  # img2dataset's oom_shard_count
@@ -169,7 +169,7 @@ class Dataset:
             ):
                 yield file
         except (pa.ArrowException, OSError) as error:
-            raise self.unreadable(path, (str(error).splitlines() or [type(error).__name__])[0]) from error
+            raise self.unreadable(path, first_line(error)) from error
 
     def unreadable(self, path: str, reason: str) -> CorruptData:
         """The error for a shard's file that cannot be read."""

@@ -80,3 +80,8 @@ class StorageFailed(RunError):
 
 class CorruptData(RunError):
     """Committed bytes are not those that their marker vouches for."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or the name of its type where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

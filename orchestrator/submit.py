@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.cluster import QUIET_RAY
-from infra.errors import MachineError, RunError
+from infra.errors import MachineError, RunError, first_line
 from orchestrator.config import RunConfig
 from orchestrator.package import CONFIG_NAME, write_package
 from orchestrator.places import require_cluster_places
@@ -118,7 +118,7 @@ def _submit(client: Any, address: str, config: RunConfig, number: int) -> str | 
 
 def _refused(job: str, error: RuntimeError) -> RunError:
     return RunError(
-        f"The cluster refused the job {job} ({_first_line(error)}).",
+        f"The cluster refused the job {job} ({first_line(error)}).",
         "Nothing of the run was started.",
         "Look at the cluster's dashboard, and submit again.",
     )
@@ -139,7 +139,7 @@ def _client(address: str) -> Any:
         ) from error
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise MachineError(
-            f"--address: no Ray cluster takes jobs at {address} ({_first_line(error)}).",
+            f"--address: no Ray cluster takes jobs at {address} ({first_line(error)}).",
             "Wanted is the dashboard's address of a cluster's head, such as http://10.0.0.7:8265.",
             "Check the address, and that the head was started with its dashboard.",
         ) from error
@@ -151,7 +151,3 @@ def _status(client: Any, job: str) -> Any:
         return client.get_job_status(job)
     except RuntimeError:
         return None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

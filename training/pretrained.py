@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from infra.errors import ConfigError
+from infra.errors import ConfigError, first_line
 from infra.storage import Storage
 from training.architectures import uses_quick_gelu
 from training.checkpoint import MARKER_FILE, TensorKind, load_tensors, require_whole
@@ -97,7 +97,7 @@ def _read_file(folder: Storage, file: str, source: str) -> State:
             loaded: Any = _load(path)
         except UNREADABLE as error:
             raise ConfigError(
-                f"train.pretrained: {source} cannot be read as tensors: {_first_line(error)}",
+                f"train.pretrained: {source} cannot be read as tensors: {first_line(error)}",
                 "Allowed are safetensors, and files of torch.save with tensors alone (no TorchScript, no objects).",
                 "Save the model's state_dict() in a safe place as safetensors and give that file.",
             ) from error
@@ -109,10 +109,6 @@ def _read_file(folder: Storage, file: str, source: str) -> State:
             "Save the model's state_dict().",
         )
     return {str(name).removeprefix("module."): value for name, value in state.items()}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _load(path: Path) -> Any:
