@@ -20,11 +20,15 @@ from training.model import checkpoint_activations
 
 FP32 = 4
 BF16 = 2
+OFFLOADED = ("masters", "moments", "average")  # with train.optimizer_offload
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Bytes on one worker, at its fullest. `activations` are those of one micro-batch between forward and backward."""
+    """Bytes on one worker, at its fullest. `activations` are those of one micro-batch between forward and backward.
+
+    `offloaded` names the parts that lie in the node's memory and not in the GPU's.
+    """
 
     weights: int
     masters: int
@@ -35,11 +39,25 @@ class MemoryPlan:
     activations: int
     features: int
     loss: int
+    offloaded: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Each part on the device that computes, by its name."""
+        return {name: size for name, size in self._sizes().items() if name not in self.offloaded}
+
+    @property
+    def offloaded_parts(self) -> dict[str, int]:
+        """Each part in the node's memory, by its name."""
+        return {name: size for name, size in self._sizes().items() if name in self.offloaded}
 
     @property
     def total(self) -> int:
-        """The sum of all parts."""
-        return sum(asdict(self).values())
+        """The sum of the parts on the device that computes."""
+        return sum(self.parts.values())
+
+    def _sizes(self) -> dict[str, int]:
+        return {name: size for name, size in asdict(self).items() if name != "offloaded"}
 
 
 def plan_memory(config: TrainConfig, trained: int, locked: int, width: int, workers: int) -> MemoryPlan:
@@ -65,6 +83,7 @@ def plan_memory(config: TrainConfig, trained: int, locked: int, width: int, work
             feature_bytes=feature_bytes,
             for_siglip=config.loss is LossName.SIGLIP,
         ),
+        OFFLOADED if config.optimizer_offload and config.use_gpu is not False else (),
     )
 
 

@@ -59,7 +59,10 @@ class TrainingPlan:
 
     def facts(self) -> dict[str, Any]:
         """For programs."""
-        return asdict(self) | {"memory_total": self.memory.total}
+        return asdict(self) | {
+            "memory_total": self.memory.total,
+            "memory_offloaded_total": sum(self.memory.offloaded_parts.values()),
+        }
 
     def _model_line(self) -> str:
         locked = f", {self.locked_parameters / MILLION:,.2f} M of them locked" if self.locked_parameters else ""
@@ -85,12 +88,11 @@ class TrainingPlan:
         return f"{line}; {self.steps * self.global_batch_size / self.samples:,.2f} epochs of {self.samples:,} samples"
 
     def _memory_lines(self) -> list[str]:
-        parts = {name: size for name, size in asdict(self.memory).items() if size}
-        listed = ", ".join(f"{name} {_size(size)}" for name, size in parts.items())
         lines = [
-            f"memory of a worker at ZeRO {self.zero_stage} in {self.precision}, about "
-            f"{_size(self.memory.total)}: {listed}"
+            f"memory of a worker at ZeRO {self.zero_stage} in {self.precision}, about {_listed(self.memory.parts)}"
         ]
+        if self.memory.offloaded:
+            lines.append(f"and of the node's memory for each worker, about {_listed(self.memory.offloaded_parts)}")
         if self.worker_memory_bytes is not None and self.memory.total > self.worker_memory_bytes:
             lines.append(
                 f"WARNING: that is more than the {_size(self.worker_memory_bytes)} that a worker has; lower "
@@ -174,6 +176,11 @@ def _locked_parameters(config: TrainConfig) -> int:
         lock_towers(model, config.lock)
     named = model.named_parameters()
     return sum(p.numel() for name, p in named if not p.requires_grad and tower_of(name) != "scalars")
+
+
+def _listed(parts: dict[str, int]) -> str:
+    listed = ", ".join(f"{name} {_size(size)}" for name, size in parts.items() if size)
+    return f"{_size(sum(parts.values()))}: {listed}"
 
 
 def _size(count: int) -> str:

@@ -11,6 +11,7 @@ from test_engine import BATCH, STAGES, config, make_engine, make_model, steps
 from training.config import TrainConfig
 from training.memory import activation_bytes, plan_memory, saved_bytes, state_bytes
 from training.model_size import size_of
+from training.plan import plan_training
 from training.small_models import SMALL_ARCHITECTURES
 
 WIDTH = 192  # D of diptych-tiny
@@ -60,6 +61,29 @@ def test_weights_gradients_and_optimizer_take_what_the_formula_says(ranks: Ranks
     for part, found, expected in zip(PARTS, zip(*of_ranks, strict=True), formula, strict=True):
         # Flat partitions are padded to equal lengths; the two scalars lie elsewhere, but their average is counted.
         assert sum(found) / 3 == pytest.approx(expected, rel=0.02, abs=64), part
+
+
+def test_an_offloaded_optimizer_is_counted_in_the_nodes_memory_and_not_in_the_gpus():
+    size = size_of("diptych-tiny")
+    values = {"precision": "bf16", "ema_decay": 0.9, "micro_batch_size": 1}
+    plain, offloaded = (
+        plan_training(config(2, use_gpu=True, optimizer_offload=offload, **values), 1000) for offload in (False, True)
+    )
+    trained = size.image + size.text
+    assert plain.memory.offloaded_parts == {}
+    workers = config(2).max_workers
+    # A master, two moments and an average, of 4 bytes each.
+    assert sum(offloaded.memory.offloaded_parts.values()) == 4 * 4 * -(-trained // workers)
+    assert offloaded.memory.total == plain.memory.total - sum(offloaded.memory.offloaded_parts.values())
+    assert offloaded.facts()["memory_total"] == offloaded.memory.total
+    told = [line for line in offloaded.lines() if "node's memory" in line]
+    assert len(told) == 1 and "moments" in told[0]
+    assert not any("node's memory" in line for line in plain.lines())
+
+
+def test_without_a_gpu_offloading_moves_nothing():
+    plan = plan_training(config(2, use_gpu=False, optimizer_offload=True), 1000)
+    assert plan.memory.offloaded_parts == {} and plan.memory.moments > 0
 
 
 @pytest.mark.parametrize("name", sorted(SMALL_ARCHITECTURES))
