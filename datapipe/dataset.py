@@ -191,6 +191,7 @@ class ShardReader:
     """
 
     def __init__(self, dataset: Dataset, shard: int, columns: list[str]) -> None:
+        self._dataset = dataset
         self._webdataset = dataset.is_webdataset
         own = ["image_offset", "image_length"] if self._webdataset else []
         table = dataset.read_rows(shard, list(dict.fromkeys([*columns, "status", *own])))
@@ -199,11 +200,11 @@ class ShardReader:
         if self._webdataset:
             self._offsets = self.samples["image_offset"].to_numpy()
             self._lengths = self.samples["image_length"].to_numpy()
-            tar = f"{shard_name(shard)}.tar"
+            self._tar = f"{shard_name(shard)}.tar"
             try:
-                self._file = _RangeFile(dataset.storage, tar)
+                self._file = _RangeFile(dataset.storage, self._tar)
             except OSError as error:
-                raise dataset.unreadable(tar, str(error)) from error
+                raise dataset.unreadable(self._tar, str(error)) from error
         else:
             table_path = f"{shard_name(shard)}.parquet"
             try:
@@ -225,7 +226,7 @@ class ShardReader:
     def image(self, index: int) -> bytes:
         """The encoded picture of the `index`-th good sample."""
         if self._webdataset:
-            return self._file.read(int(self._offsets[index]), int(self._lengths[index]))
+            return self.read_range(int(self._offsets[index]), int(self._lengths[index]))
         return self._images[index]
 
     def images(self) -> Iterator[bytes]:
@@ -254,8 +255,11 @@ class ShardReader:
         return int(self._offsets[index]), int(self._lengths[index])
 
     def read_range(self, offset: int, length: int) -> bytes:
-        """Bytes of the shard's tar file; fewer only at its end."""
-        return self._file.read(offset, length)
+        """Bytes of the shard's tar file; fewer only at its end. Raises CorruptData when the file is gone."""
+        try:
+            return self._file.read(offset, length)
+        except FileNotFoundError as error:  # an object store is asked for the file here first
+            raise self._dataset.unreadable(self._tar, "it is not there") from error
 
     def close(self) -> None:
         """Lets go of the shard's file."""

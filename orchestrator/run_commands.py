@@ -187,6 +187,8 @@ def resume(
         found = resubmit_run(folder, overrides, address, shared_folder=shared_folder)
         print_record(found, found.lines(), as_json)
         return
+    if shared_folder is not None:
+        raise click.UsageError("--shared-folder is for a run that is handed to a cluster: --address http://HEAD:8265.")
     resume_run(folder, overrides, address=address, progress_form=ProgressForm(progress_form))
     report = f"{folder.url}/report.html"
     record = {"folder": folder.url, "state": read_standing(folder).state, "report": report}

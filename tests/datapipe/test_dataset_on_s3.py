@@ -14,6 +14,7 @@ from store_client import UseStore
 from datapipe.dataset import Dataset
 from datapipe.inspect import inspect
 from datapipe.verify import verify
+from infra.errors import CorruptData
 from infra.storage import storage_of
 
 ANSWER_S = 1.0
@@ -46,6 +47,19 @@ def test_damage_is_found_and_noted_for_the_next_build(store: ObjectStore, tmp_pa
     report = verify(remote.url)
     assert [str(problem) for problem in report.problems] == ["00001.tar has another SHA-256"]
     assert report.is_noted and remote.read_bytes("damaged.json") == b"[1]\n"
+
+
+def test_pictures_that_are_gone_are_told_with_their_dataset(store: ObjectStore, tmp_path: Path):
+    local = storage_of(make_dataset(tmp_path / "dataset", shards=1, rows=30))
+    remote = storage_of(store.url(f"dataset-{uuid4().hex}"))
+    for entry in local.list_files():
+        if entry.path != "00000.tar":
+            remote.write_bytes(entry.path, local.read_bytes(entry.path))
+    with (
+        Dataset.open(remote.url).open_shard(0, ["key"]) as shard,
+        pytest.raises(CorruptData, match=r"00000.tar cannot be read .*it is not there"),
+    ):
+        shard.image(0)
 
 
 @pytest.mark.parametrize("output_format", ["webdataset", "parquet"])

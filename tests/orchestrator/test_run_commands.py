@@ -184,6 +184,11 @@ def test_a_resume_that_would_begin_at_step_0_beside_damaged_checkpoints_is_an_er
     assert read_standing(run).state is RunState.QUEUED
 
 
+def test_a_shared_folder_without_a_cluster_to_share_it_is_refused(run: Storage):
+    result = call("resume", run.url, "--shared-folder", "/mnt/shared")
+    assert result.exit_code == 2 and "--shared-folder is for a run that is handed to a cluster" in result.output
+
+
 def test_a_fork_has_the_checkpoint_the_records_before_it_and_the_changes(run: Storage):
     save(run, 3)
     lines = [json.dumps({**METRIC, "step": step}) for step in range(1, 6)]
