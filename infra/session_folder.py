@@ -14,21 +14,25 @@ from pathlib import Path
 import psutil
 
 PREFIX = "diptych-"
-NAME = re.compile(PREFIX + r"\d+-(logs-)?[a-z0-9_]{8}")  # a process, what it is for, and what tempfile adds
+NAME = re.compile(PREFIX + r"\d+-(logs-|checkpoint-)?[a-z0-9_]{8}")  # a process, what it is for, and what tempfile adds
 OWNER_FILE = "owner"
 BOOT_FILE = Path("/proc/sys/kernel/random/boot_id")
 MAX_TEMPORARY_PATH = 18  # Ray appends 89 characters, and the path of a socket may have 107
 
 
 @contextlib.contextmanager
-def session_folder(purpose: str = "") -> Iterator[Path]:
-    """A folder for the length of the block; its owner file is locked until then, or until the process dies."""
-    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-{purpose}", dir=_short_temporary_folder()))
+def session_folder(purpose: str = "", parent: Path | None = None) -> Iterator[Path]:
+    """A folder for the length of the block; its owner file is locked until then, or until the process dies.
+
+    parent: the user's temporary folder; by default, /tmp in its place where that is too deep for Ray's sockets.
+    """
+    parent = parent or _short_temporary_folder()
+    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-{purpose}", dir=parent))
     try:
         with (folder / OWNER_FILE).open("w") as owner:
             with contextlib.suppress(OSError):  # a file system without locks: the file stays empty, which is nobody's
                 fcntl.flock(owner, fcntl.LOCK_EX)
-                owner.write(_this_machine())
+                owner.write(this_machine())
                 owner.flush()
             yield folder
     finally:
@@ -40,10 +44,11 @@ def sweep_dead_sessions() -> None:
 
     Ray's other daemons die with their driver; the agents look for the dead head for a minute first.
     """
-    for folder in _short_temporary_folder().glob(f"{PREFIX}*-*"):
-        if NAME.fullmatch(folder.name) and _is_abandoned(folder):
-            _kill_processes_of(folder)
-            shutil.rmtree(folder, ignore_errors=True)
+    for parent in {_short_temporary_folder(), Path(tempfile.gettempdir())}:
+        for folder in parent.glob(f"{PREFIX}*-*"):
+            if NAME.fullmatch(folder.name) and _is_abandoned(folder):
+                _kill_processes_of(folder)
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_abandoned(folder: Path) -> bool:
@@ -54,7 +59,7 @@ def _is_abandoned(folder: Path) -> bool:
             return False
         with (folder / OWNER_FILE).open("r+") as owner:
             # Read before it is locked: who makes a session writes only once it has the lock.
-            if owner.read() != _this_machine():
+            if owner.read() != this_machine():
                 return False
             fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
@@ -62,7 +67,7 @@ def _is_abandoned(folder: Path) -> bool:
         return False
 
 
-def _this_machine() -> str:
+def this_machine() -> str:
     """Its name and its boot: the locks of another one's processes may be unknown here."""
     boot = BOOT_FILE.read_text().strip() if BOOT_FILE.exists() else ""
     return f"{socket.gethostname()} {boot}"

@@ -1,9 +1,12 @@
-"""Lets all ranks know at the end of each step what each of them has seen, so that they decide alike."""
+"""Lets all ranks know what each of them has seen, so that they decide alike: at the end of each step, and elsewhere."""
 
 from dataclasses import astuple, dataclass, fields
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
+
+Value = TypeVar("Value")
 
 MASK = (1 << 63) - 1
 
@@ -39,6 +42,21 @@ def gather_facts(facts: StepFacts, device: torch.device) -> list[StepFacts]:
     gathered = torch.empty(dist.get_world_size() * len(own), dtype=torch.int64, device=device)
     dist.all_gather_single(gathered, own)
     return [StepFacts(*row) for row in gathered.view(-1, len(fields(StepFacts))).tolist()]
+
+
+def rank_and_ranks() -> tuple[int, int]:
+    """This process's rank and the world size; without torch.distributed it is alone."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def all_of(value: Value) -> list[Value]:
+    """The values of all ranks, in rank order; every rank calls it at once, and none goes on before all have."""
+    _, ranks = rank_and_ranks()
+    if ranks == 1:
+        return [value]
+    values: list[Value | None] = [None] * ranks
+    dist.all_gather_object(values, value)
+    return cast("list[Value]", values)
 
 
 def any_rank(is_so: bool, device: torch.device) -> bool:

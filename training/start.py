@@ -8,6 +8,7 @@ import torch.distributed as dist
 
 from infra.errors import CorruptData
 from infra.storage import Storage
+from training.agreement import all_of, rank_and_ranks
 from training.checkpoint import (
     CheckpointState,
     TensorKind,
@@ -22,8 +23,11 @@ from training.checkpoint import (
 from training.config import TrainConfig
 from training.engine import Engine
 from training.model import model_to_train
+from training.node_copy import on_this_node
 from training.plan import Length
 from training.step import micro_batch_count
+
+RESTORED = (TensorKind.PARAMETERS, TensorKind.BUFFERS, TensorKind.AVERAGE)
 
 log = logging.getLogger(__name__)
 
@@ -37,20 +41,22 @@ def start_or_resume(
     """
     path = agreed_checkpoint(run, say)
     model = model_to_train(config, resumes=path is not None)
-    ranks = _ranks()
+    _, ranks = rank_and_ranks()
     micro_batches = micro_batch_count(-(-config.global_batch_size // ranks), config.micro_batch_size)
     if path is None:
         return None, Engine(model, config, ranks=ranks, micro_batches=micro_batches)
     checkpoint = run.at(path)
     state = read_state(checkpoint)
     _require_same_training(config, plan, checkpoint, state)
-    parameters = load_tensors(checkpoint, TensorKind.PARAMETERS)
-    model.load_state_dict(parameters | load_tensors(checkpoint, TensorKind.BUFFERS), strict=False)
+    with on_this_node(checkpoint) as copy:
+        parameters, buffers, average = (load_tensors(copy, kind) for kind in RESTORED)
+        moments = load_moments(copy)
+    model.load_state_dict(parameters | buffers, strict=False)
     engine = Engine(model, config, ranks=ranks, micro_batches=micro_batches)
     updates = state.step - state.skipped
     if config.ema_decay is not None:
-        engine.restore_average(load_tensors(checkpoint, TensorKind.AVERAGE) or parameters, updates)
-    engine.restore(parameters, load_moments(checkpoint), updates)
+        engine.restore_average(average or parameters, updates)
+    engine.restore(parameters, moments, updates)
     return state, engine
 
 
@@ -60,14 +66,14 @@ def agreed_checkpoint(run: Storage, say: Callable[[str], None]) -> str | None:
     None when there is none at all. Raises CorruptData when there are some and none is whole: to begin anew is not what
     was asked for.
     """
-    rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    rank, ranks = rank_and_ranks()
     # One listing for all: another rank's could be of a moment later.
     committed = _agreed([committed_checkpoints(run)] if rank == 0 else [])[0]
     damaged: list[str] = []
     for path in reversed(committed):
         checkpoint = run.at(path)
         own = size_problem(checkpoint) or hash_problem(checkpoint, rank, ranks)
-        problems = [problem for problem in _all_of(own) if problem]
+        problems = [problem for problem in all_of(own) if problem]
         if not problems:
             if rank == 0:
                 # Or they would count as newer ones, and crowd this one out.
@@ -99,20 +105,8 @@ def _require_same_training(config: TrainConfig, plan: Length, checkpoint: Storag
         )
 
 
-def _ranks() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def _all_of(value: str | None) -> list[str | None]:
-    if _ranks() == 1:
-        return [value]
-    values: list[str | None] = [None] * _ranks()
-    dist.all_gather_object(values, value)
-    return values
-
-
 def _agreed(values: list[list[str]]) -> list[list[str]]:
-    if _ranks() == 1:
+    if rank_and_ranks()[1] == 1:
         return values
     shared = values or [[]]
     device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else None
