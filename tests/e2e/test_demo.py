@@ -1,4 +1,4 @@
-"""The demo as the README gives it: killed in the middle of the build, it goes on and reaches what it promises."""
+"""The demo, killed in the middle of the build: it goes on, and in its full form it reaches what the README promises."""
 
 import json
 import re
@@ -23,11 +23,18 @@ TIMES_CHANCE = 60
 HELD_OUT = 400
 
 
+@pytest.fixture(scope="module", params=[("--short",), pytest.param((), marks=pytest.mark.long)], ids=["short", "full"])
+def form(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """The demo's options: its short form has too few steps to learn much, and everything else."""
+    options: tuple[str, ...] = request.param
+    return options
+
+
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workdir(form: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A demo that was killed as a whole while it built, and started again."""
     folder = tmp_path_factory.mktemp("demo")
-    driver = start_diptych("demo", "--workdir", "demo", cwd=folder)
+    driver = start_diptych("demo", *form, "--workdir", "demo", cwd=folder)
     deadline = time.monotonic() + WAIT_S
     while not list((folder / "demo").glob("dataset/*_stats.json")):
         assert driver.poll() is None and time.monotonic() < deadline, (folder / "output.txt").read_text()
@@ -36,7 +43,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     kill_all(killed)
     driver.wait()
     assert not (folder / "demo" / "dataset" / "dataset.json").exists()
-    driver = start_diptych("demo", "--workdir", "demo", cwd=folder)
+    driver = start_diptych("demo", *form, "--workdir", "demo", cwd=folder)
     started: set[psutil.Process] = set()
     while driver.poll() is None:
         assert time.monotonic() < deadline
@@ -50,14 +57,17 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "demo"
 
 
-def test_it_leaves_what_it_promises(workdir: Path):
+def test_it_leaves_what_it_promises(form: tuple[str, ...], workdir: Path):
     for name in ("urls.parquet", "config.yaml", "dataset/dataset.json", "run/run.yaml", "report.html", "scores.json"):
         assert (workdir / name).is_file(), name
     scores = {score["name"]: score for score in json.loads((workdir / "scores.json").read_text())["scores"]}
     for way in ("text_to_image", "image_to_text"):
         for k in (1, 5, 10):
             score = scores[f"{way}_recall@{k}"]
-            assert score["samples"] >= HELD_OUT and score["chance"] == pytest.approx(k / score["samples"])
+            assert score["chance"] == pytest.approx(k / score["samples"])
+    if form:
+        return
+    assert all(score["samples"] >= HELD_OUT for name, score in scores.items() if "recall" in name)
     recall, zero_shot = scores["text_to_image_recall@1"], scores["zero_shot_accuracy"]
     assert recall["value"] >= TIMES_CHANCE * recall["chance"]
     assert zero_shot["chance"] == pytest.approx(1 / 9) and zero_shot["value"] > 1.5 * zero_shot["chance"]
@@ -80,9 +90,9 @@ def test_the_report_loads_nothing_from_a_network(workdir: Path):
     assert "OpenMoji" in page and page.count("data:image/") > 30
 
 
-def test_started_again_it_finds_all_done(workdir: Path):
+def test_started_again_it_finds_all_done(form: tuple[str, ...], workdir: Path):
     before = {path: path.read_bytes() for path in workdir.glob("dataset/*.tar")}
-    done = diptych("demo", "--workdir", workdir, "--json", cwd=workdir)
+    done = diptych("demo", *form, "--workdir", workdir, "--json", cwd=workdir)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("already done") == 3
     assert json.loads(done.stdout)["scores"] == json.loads((workdir / "scores.json").read_text())["scores"]
