@@ -1,6 +1,6 @@
 """Reads the input rows of one shard."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,6 +10,9 @@ from datapipe.input_files import ListFile
 from datapipe.plan import Piece
 from datapipe.urls import additional_columns
 from infra.errors import InputError
+
+BATCH_ROWS = 10_000  # decoded at once
+BUFFER_BYTES = 4 << 20  # of each column; without, a row group's whole column is read before its first row
 
 
 def read_rows(pieces: Sequence[Piece], config: BuildConfig) -> pa.Table:
@@ -35,8 +38,11 @@ def read_rows(pieces: Sequence[Piece], config: BuildConfig) -> pa.Table:
 
 
 def _read_piece(piece: Piece, config: BuildConfig) -> pa.Table:
-    """Reads the row groups that hold the piece, and cuts it out."""
-    with ListFile.at(piece.path).open_random() as stream, pq.ParquetFile(stream) as file:
+    """Reads the row groups that hold the piece up to its last row, and copies it out of them."""
+    with (
+        ListFile.at(piece.path).open_random() as stream,
+        pq.ParquetFile(stream, buffer_size=BUFFER_BYTES) as file,
+    ):
         first, groups, skipped = 0, list[int](), 0
         for group in range(file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
@@ -45,10 +51,22 @@ def _read_piece(piece: Piece, config: BuildConfig) -> pa.Table:
             elif first < piece.first_row + piece.rows:
                 groups.append(group)
             first += rows
-        names = file.schema_arrow.names
         wanted = [config.url_col, *([config.caption_col] if config.caption_col else [])]
-        columns = [*wanted, *additional_columns(names, config)]
-        part = file.read_row_groups(groups, columns=columns).slice(piece.first_row - skipped, piece.rows)
-    if part.num_rows != piece.rows:
+        columns = list(dict.fromkeys([*wanted, *additional_columns(file.schema_arrow.names, config)]))
+        batches = file.iter_batches(BATCH_ROWS, row_groups=groups, columns=columns)
+        parts = list(_cut(batches, piece.first_row - skipped, piece.rows))
+    if sum(part.num_rows for part in parts) != piece.rows:
         raise OSError(f"there are no rows {piece.first_row} to {piece.first_row + piece.rows} any more")
-    return part
+    return pa.Table.from_batches(parts)
+
+
+def _cut(batches: Iterable[pa.RecordBatch], first: int, rows: int) -> Iterator[pa.RecordBatch]:
+    """`rows` rows from `first` on, in memory of their own: a slice would keep all that was read."""
+    for batch in batches:
+        part = batch.slice(first, rows)
+        first = max(0, first - batch.num_rows)
+        if part.num_rows:
+            yield part.take(pa.array(range(part.num_rows), pa.int64()))
+            rows -= part.num_rows
+            if not rows:
+                return
