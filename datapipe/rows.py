@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datapipe.columns import is_text
 from datapipe.config import BuildConfig
 from datapipe.input_files import ListFile
 from datapipe.plan import Piece
@@ -66,7 +67,26 @@ def _cut(batches: Iterable[pa.RecordBatch], first: int, rows: int) -> Iterator[p
         part = batch.slice(first, rows)
         first = max(0, first - batch.num_rows)
         if part.num_rows:
-            yield part.take(pa.array(range(part.num_rows), pa.int64()))
+            copied = [_valid(pa.concat_arrays([column])) for column in part]
+            yield pa.RecordBatch.from_arrays(copied, schema=part.schema)
             rows -= part.num_rows
             if not rows:
                 return
+
+
+def _valid(column: pa.Array) -> pa.Array:
+    """The same with U+FFFD for what is no UTF-8 in texts and lists of texts: Arrow does not look when it reads."""
+    kind = column.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        values = column.values
+        if (mended := _valid(values)) is values:
+            return column
+        return type(column).from_arrays(column.offsets, mended, type=kind, mask=column.is_null())
+    if not is_text(kind) and not pa.types.is_string_view(kind):
+        return column
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        values = column.cast(pa.large_binary()).to_pylist()
+        return pa.array([None if value is None else value.decode(errors="replace") for value in values], kind)
+    return column

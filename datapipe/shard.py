@@ -22,6 +22,9 @@ from infra.local_files import unwritable
 from infra.staged import StagedFile
 from infra.storage import Storage
 
+# Dates and spans beyond Python's, unknown time zones, bytes that are no UTF-8.
+UNREADABLE = (ValueError, OverflowError, KeyError, pa.ArrowException)
+
 
 class ShardWriter:
     """Takes what became of the rows in any order, and writes them in theirs. A `with` block leaves nothing unfinished.
@@ -106,7 +109,22 @@ def sample_key(shard: int, row: int, rows_per_shard: int) -> str:
 
 def _row_values(table: pa.Table) -> Iterator[dict[str, Any]]:
     for batch in table.to_batches(max_chunksize=BATCH_ROWS):
-        yield from batch.to_pylist()
+        try:
+            rows = batch.to_pylist()
+        except UNREADABLE:
+            columns = {name: [_value(scalar) for scalar in batch[name]] for name in batch.schema.names}
+            rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        yield from rows
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    """The value; one that Python cannot hold (a day of the year 33658) as Arrow writes it, or as None."""
+    try:
+        return scalar.as_py()
+    except UNREADABLE:
+        with contextlib.suppress(*UNREADABLE):
+            return scalar.cast(pa.string()).as_py()
+    return None
 
 
 def _sample_json(key: str, values: dict[str, Any], outcome: RowOutcome, config: BuildConfig) -> bytes:

@@ -90,6 +90,44 @@ def test_the_webdataset_library_reads_the_samples_in_row_order(tmp_path: Path):
     }
 
 
+def test_a_value_that_python_cannot_hold_costs_no_more_than_itself(tmp_path: Path):
+    far = 10**12  # seconds: the year 33658
+    kinds = {
+        "seen": pa.array([far, 0], pa.timestamp("s")),
+        "day": pa.array([2**31 - 1, 0], pa.int32()).cast(pa.date32()),
+        "span": pa.array([2**60, 1], pa.duration("s")),
+        "place": pa.array([0, None], pa.timestamp("s", "No/Where")),
+        "times": pa.array([[far], [0]], pa.list_(pa.timestamp("s"))),
+        "score": pa.array([1, 2]),
+    }
+    texts = {"url": ["u", "v"], "caption": ["a", "b"]}
+    with ShardWriter(storage_of(tmp_path), 0, pa.table(texts | kinds), config(tmp_path)) as writer:
+        for row in range(2):
+            writer.add(row, *good_row(b"picture"))
+        writer.commit()
+    first, second = (
+        json.loads(sample["json"]) for sample in webdataset.WebDataset(str(tmp_path / "00000.tar"), shardshuffle=False)
+    )
+    assert [first[name] for name in kinds] == [
+        "<value out of range: 1000000000000>",
+        "<value out of range: 2147483647>",
+        str(2**60),
+        None,
+        None,
+        1,
+    ]
+    assert [second[name] for name in kinds] == [
+        "1970-01-01 00:00:00",
+        "1970-01-01",
+        "0:00:01",
+        None,
+        ["1970-01-01 00:00:00"],
+        2,
+    ]
+    table = pq.read_table(tmp_path / "00000.parquet")
+    assert table["seen"].cast(pa.int64()).to_pylist() == [far * 1000, 0]
+
+
 def test_the_table_has_every_input_row_and_where_its_picture_lies(tmp_path: Path):
     storage, _ = write(tmp_path)
     rows = pq.read_table(tmp_path / "00002.parquet").to_pylist()
