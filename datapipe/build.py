@@ -9,6 +9,7 @@ from datapipe.build_record import BuildView
 from datapipe.build_report import BuildReport
 from datapipe.commit import marker_name
 from datapipe.config import BuildConfig, ResizeMode
+from datapipe.conversions import CONVERTED_FOLDER
 from datapipe.damage import damaged_shards, forget_damage, note_damage
 from datapipe.dataset import FORMAT_VERSION, MANIFEST_FILE, Manifest, read_manifest
 from datapipe.finished import find_finished
@@ -19,7 +20,7 @@ from datapipe.marker import ShardStats
 from datapipe.marker_index import write_index
 from datapipe.plan import InputFile, ShardPlan, plan_shards, shard_count
 from datapipe.retry import longest_url_s
-from datapipe.urls import CONVERTED_FOLDER, check_input, input_identity, open_url_list, resolved
+from datapipe.urls import check_input, input_identity, open_url_list, resolved
 from infra.errors import CorruptData, InputError, OutputError, StageFailed
 from infra.lease import Lease, hold
 from infra.place import dead_nodes

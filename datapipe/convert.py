@@ -8,6 +8,7 @@ import itertools
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -24,13 +25,22 @@ Row = dict[str, Any]
 OpenFile = Callable[[], BinaryIO]
 
 
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """The columns of a list's rows, and how many there are."""
+
+    schema: pa.Schema
+    rows: int
+
+
 def convert_to_parquet(name: str, open_file: OpenFile, target: Path, url_col: str) -> None:
     """Writes the rows of the list called `name` to `target`. The same file gives the same bytes.
 
     CSV and text have columns of strings. JSON's may be whole numbers, numbers or truths; whatever is none of these
-    in all rows becomes a string. The file is read twice: first for its columns. Raises InputError with the line.
+    in all rows becomes a string, and a column without any value is of the type null. The file is read twice: first
+    for its columns. Raises InputError with the line.
     """
-    schema = _schema_of(read_list(name, open_file, url_col))
+    schema = survey(read_list(name, open_file, url_col)).schema
     rows = read_list(name, open_file, url_col)
     with pq.ParquetWriter(target, schema) as writer:
         while batch := list(itertools.islice(rows, BATCH_ROWS)):
@@ -139,13 +149,16 @@ _READERS: dict[str, Callable[[IO[str], str, str], Iterator[Row]]] = {
 }
 
 
-def _schema_of(rows: Iterable[Row]) -> pa.Schema:
+def survey(rows: Iterable[Row]) -> Survey:
     """The columns in the order in which they first appear, each of the narrowest type that all its values have."""
     kinds: dict[str, set[pa.DataType]] = {}
+    count = 0
     for row in rows:
+        count += 1
         for name, value in row.items():
             kinds.setdefault(name, set()).add(_type_of(value))
-    return pa.schema([pa.field(_clean(name), _common(types - {pa.null()})) for name, types in kinds.items()])
+    fields = [pa.field(_clean(name), _common(types - {pa.null()})) for name, types in kinds.items()]
+    return Survey(pa.schema(fields), count)
 
 
 def _type_of(value: object) -> pa.DataType:
@@ -162,8 +175,8 @@ def _type_of(value: object) -> pa.DataType:
 
 
 def _common(types: set[pa.DataType]) -> pa.DataType:
-    if len(types) == 1:
-        return next(iter(types))
+    if len(types) < 2:
+        return next(iter(types), pa.null())
     return pa.float64() if types == {pa.int64(), pa.float64()} else pa.string()
 
 

@@ -7,10 +7,11 @@ import pyarrow.parquet as pq
 
 from datapipe.columns import is_text
 from datapipe.config import BuildConfig
+from datapipe.conversions import is_conversion, read_types
 from datapipe.input_files import ListFile
+from datapipe.list_columns import additional_columns, stored_type
 from datapipe.plan import Piece
-from datapipe.urls import additional_columns
-from infra.errors import InputError
+from infra.errors import InputError, first_line
 
 BATCH_ROWS = 10_000  # decoded at once
 BUFFER_BYTES = 4 << 20  # of each column; without, a row group's whole column is read before its first row
@@ -22,20 +23,41 @@ def read_rows(pieces: Sequence[Piece], config: BuildConfig) -> pa.Table:
     Raises InputError when the rows cannot be read as they could when the build began.
     """
     try:
-        table = pa.concat_tables([_read_piece(piece, config) for piece in pieces], promote_options="permissive")
-        columns = {"url": table[config.url_col].cast(pa.string())}
-        if config.caption_col is not None:
-            columns["caption"] = table[config.caption_col].cast(pa.string())
+        return _joined([_as_stored(_read_piece(piece, config), piece, config) for piece in pieces]).combine_chunks()
     except (OSError, pa.ArrowException) as error:
         files = ", ".join(sorted({piece.path for piece in pieces}))
         raise InputError(
-            f"build.input: {files} cannot be read ({(str(error).splitlines() or [''])[0]}).",
+            f"build.input: {files} cannot be read ({first_line(error)}).",
             "The list must stay as it is while a dataset is built from it, and its files have columns of one type.",
             "Restore it and run the same command again: it goes on.",
         ) from error
-    for name in additional_columns(table.column_names, config):
-        columns[name] = table[name]
-    return pa.table(columns).combine_chunks()
+
+
+def _joined(parts: Sequence[pa.Table]) -> pa.Table:
+    """The parts one after another; a column whose types differ has the one that holds all of them."""
+    wanted = pa.unify_schemas([part.schema for part in parts], promote_options="permissive")
+    rounded = []
+    for part in parts:
+        for place, field in enumerate(part.schema):
+            kind = wanted.field(field.name).type
+            if pa.types.is_floating(kind) and pa.types.is_integer(field.type):
+                # Not every whole number past 2^53 is a fraction: joined as they are, such would be refused.
+                part = part.set_column(place, field.name, part[field.name].cast(kind, safe=False))
+        rounded.append(part)
+    return pa.concat_tables(rounded, promote_options="permissive")
+
+
+def _as_stored(part: pa.Table, piece: Piece, config: BuildConfig) -> pa.Table:
+    """The piece's columns as the dataset has them."""
+    columns = {"url": part[config.url_col].cast(pa.string())}
+    if config.caption_col is not None:
+        columns["caption"] = part[config.caption_col].cast(pa.string())
+    columns |= {name: part[name] for name in additional_columns(part.column_names, config)}
+    empty = [name for name, column in columns.items() if pa.types.is_null(column.type)]
+    if empty and is_conversion(piece.path, config):
+        types = read_types(config)
+        columns |= {name: columns[name].cast(types.field(name).type) for name in empty}
+    return pa.table(columns)
 
 
 def _read_piece(piece: Piece, config: BuildConfig) -> pa.Table:
@@ -67,8 +89,8 @@ def _cut(batches: Iterable[pa.RecordBatch], first: int, rows: int) -> Iterator[p
         part = batch.slice(first, rows)
         first = max(0, first - batch.num_rows)
         if part.num_rows:
-            copied = [_valid(pa.concat_arrays([column])) for column in part]
-            yield pa.RecordBatch.from_arrays(copied, schema=part.schema)
+            copied = [_valid(pa.concat_arrays([column.cast(stored_type(column.type))])) for column in part]
+            yield pa.RecordBatch.from_arrays(copied, names=part.schema.names)
             rows -= part.num_rows
             if not rows:
                 return

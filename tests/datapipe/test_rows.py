@@ -1,17 +1,34 @@
 """A shard's rows are those of the list, of one type a column, and hold no more memory than they need."""
 
+import json
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from datapipe.config import BuildConfig
-from datapipe.plan import Piece
+from datapipe.plan import Piece, plan_shards
 from datapipe.rows import read_rows
+from datapipe.urls import check_input, open_url_list
+from infra.errors import ConfigError
 
 
 def config(tmp_path: Path, **values: object) -> BuildConfig:
-    return BuildConfig.model_validate({"input": "", "output": str(tmp_path / "out"), **values})
+    return BuildConfig.model_validate({"input": str(tmp_path), "output": str(tmp_path / "out"), **values})
+
+
+def all_rows(settings: BuildConfig) -> list[pa.Table]:
+    """The rows of each shard of the list, as a build goes about it."""
+    check_input(settings)
+    plans = plan_shards(open_url_list(settings), settings.number_sample_per_shard)
+    return [read_rows(plan.pieces, settings) for plan in plans]
+
+
+def write_list(place: Path, **columns: object) -> None:
+    """A file of three rows."""
+    pq.write_table(pa.table({"url": ["u", "v", "w"], "caption": ["a", "b", "c"], **columns}), place)
 
 
 def test_a_shard_keeps_its_own_rows_in_memory_and_not_their_row_group(tmp_path: Path):
@@ -39,3 +56,130 @@ def test_what_is_no_utf8_is_replaced_in_its_own_value_only(tmp_path: Path):
     assert all(rows[name].to_pylist() == wanted for name in ("url", "caption", "large", "view"))
     assert rows["titles"].to_pylist() == [wanted[:2], [], None, [""], ["\ufffd"]]
     assert rows.schema.field("large").type == pa.large_string()
+
+
+TEXTS = pa.array(["1", "2", None])
+NUMBERS = pa.array([1, None, 3])
+KINDS = {
+    "null": pa.nulls(3),
+    "bool": pa.array([True, False, None]),
+    "large int": pa.array([2**60 + 1, -(2**60), None]),
+    "uint8": NUMBERS.cast(pa.uint8()),
+    "half": NUMBERS.cast(pa.float64()).cast(pa.float16()),
+    "float": NUMBERS.cast(pa.float32()),
+    "double": NUMBERS.cast(pa.float64()),
+    "decimal": pa.array([Decimal("1.5"), None, Decimal("2.5")]),
+    "string": TEXTS,
+    "large string": TEXTS.cast(pa.large_string()),
+    "dictionary": TEXTS.dictionary_encode(),
+    "binary": TEXTS.cast(pa.binary()),
+    "date": NUMBERS.cast(pa.int32()).cast(pa.date32()),
+    "milliseconds": NUMBERS.cast(pa.timestamp("ms")),
+    "microseconds": NUMBERS.cast(pa.timestamp("us")),
+    "with zone": NUMBERS.cast(pa.timestamp("us", "UTC")),
+    "duration": NUMBERS.cast(pa.duration("s")),
+    "ints": pa.array([[1], None, [2, 3]]),
+    "texts": pa.array([["a"], None, []]),
+    "struct": pa.array([{"a": 1}, None, {"a": 2}]),
+    "other struct": pa.array([{"b": "x"}, None, {"b": "y"}]),
+}
+
+
+@pytest.mark.parametrize("first", KINDS)
+def test_files_whose_types_cannot_meet_are_refused_and_all_others_read(tmp_path: Path, first: str):
+    for second in KINDS:
+        write_list(tmp_path / "a.parquet", x=KINDS[first])
+        write_list(tmp_path / "b.parquet", x=KINDS[second])
+        settings = config(tmp_path, number_sample_per_shard=2)
+        try:
+            shards = all_rows(settings)
+        except ConfigError as error:
+            assert first != second and "null" not in (first, second)
+            assert all(part in error.found for part in ("'x'", "a.parquet", "b.parquet"))
+            left_out = config(tmp_path, number_sample_per_shard=2, save_additional_columns=[])
+            assert sum(rows.num_rows for rows in all_rows(left_out)) == 6
+        else:
+            valid = [value for rows in shards for value in rows["x"].is_valid().to_pylist()]
+            assert valid == KINDS[first].is_valid().to_pylist() + KINDS[second].is_valid().to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("large int", "string"), ("bool", "uint8"), ("milliseconds", "with zone"), ("dictionary", "double")],
+)
+def test_the_refusal_says_what_is_where_and_how_to_leave_it_out(tmp_path: Path, first: str, second: str):
+    write_list(tmp_path / "a.parquet", x=KINDS[first], y=NUMBERS)
+    write_list(tmp_path / "b.parquet", x=KINDS[second], y=NUMBERS)
+    for look in (check_input, open_url_list):
+        with pytest.raises(ConfigError, match="'x'") as caught:
+            look(config(tmp_path))
+        assert caught.value.fix.endswith("build.save_additional_columns to [y].")
+    # Files that share no shard are read as ever.
+    assert [rows.num_rows for rows in all_rows(config(tmp_path, number_sample_per_shard=3))] == [3, 3]
+
+
+@pytest.mark.parametrize("second", ["string", "large string", "dictionary"])
+def test_a_dictionary_becomes_its_values(tmp_path: Path, second: str):
+    write_list(tmp_path / "a.parquet", x=KINDS["dictionary"])
+    write_list(tmp_path / "b.parquet", x=KINDS[second])
+    shards = all_rows(config(tmp_path, number_sample_per_shard=2))
+    assert [value for rows in shards for value in rows["x"].to_pylist()] == ["1", "2", None] * 2
+    assert {rows.schema.field("x").type for rows in shards} <= {pa.string(), pa.large_string()}
+
+
+def test_a_shard_of_a_large_dictionary_has_its_own_values_only(tmp_path: Path):
+    texts = [f"http://a.example/{row}" for row in range(50_000)]
+    domains = pa.array(texts).dictionary_encode()
+    pq.write_table(pa.table({"url": texts, "caption": texts, "domain": domains}), tmp_path / "list.parquet")
+    rows = read_rows([Piece(str(tmp_path / "list.parquet"), 20_000, 1000)], config(tmp_path))
+    assert rows["domain"].to_pylist() == texts[20_000:21_000]
+    assert rows.get_total_buffer_size() < 1.2 * rows.nbytes
+
+
+def test_large_whole_numbers_beside_fractions_are_rounded(tmp_path: Path):
+    write_list(tmp_path / "a.parquet", x=pa.array([2**60 + 1, 5, 7]))
+    write_list(tmp_path / "b.parquet", x=pa.array([0.5, None, 1.5]))
+    (rows,) = all_rows(config(tmp_path))
+    assert rows["x"].to_pylist() == [2.0**60, 5.0, 7.0, 0.5, None, 1.5]
+
+
+def test_urls_and_captions_are_texts_whatever_each_file_has(tmp_path: Path):
+    pq.write_table(pa.table({"url": ["u"], "caption": [7]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"url": pa.array(["v"]).dictionary_encode(), "caption": [True]}), tmp_path / "b.parquet")
+    pq.write_table(pa.table({"url": ["w"], "caption": pa.nulls(1)}), tmp_path / "c.parquet")
+    (rows,) = all_rows(config(tmp_path))
+    assert rows.to_pydict() == {"url": ["u", "v", "w"], "caption": ["7", "true", None]}
+
+
+def write_lines(place: Path, values: list[object]) -> None:
+    rows = [{"url": f"{place.name}/{row}", "caption": "c", "x": value} for row, value in enumerate(values)]
+    place.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"), [(0.5, pa.float64()), (3, pa.int64()), (True, pa.bool_()), ("s", pa.string())]
+)
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_a_column_without_a_value_in_one_file_has_the_type_of_the_others(
+    tmp_path: Path, order: str, value: object, kind: pa.DataType
+):
+    empty, full = order
+    write_lines(tmp_path / f"{empty}.jsonl", [None] * 5)
+    write_lines(tmp_path / f"{full}.jsonl", [None, value, value])
+    shards = all_rows(config(tmp_path, number_sample_per_shard=2))
+    assert [rows.schema.field("x").type for rows in shards] == [kind] * 4
+    assert [found for rows in shards for found in rows["x"].to_pylist()].count(value) == 2
+
+
+def test_a_column_without_any_value_is_of_texts(tmp_path: Path):
+    write_lines(tmp_path / "a.jsonl", [None])
+    write_lines(tmp_path / "b.jsonl", [None])
+    (rows,) = all_rows(config(tmp_path))
+    assert rows.schema.field("x").type == pa.string() and rows["x"].null_count == 2
+
+
+def test_texts_and_numbers_of_two_text_files_are_refused(tmp_path: Path):
+    write_lines(tmp_path / "a.jsonl", ["UNLIKELY"])
+    write_lines(tmp_path / "b.jsonl", [0.5])
+    with pytest.raises(ConfigError, match=r"'x' is string in .*a\.jsonl, and double in .*b\.jsonl"):
+        check_input(config(tmp_path))
