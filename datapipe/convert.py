@@ -10,11 +10,12 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datapipe.tsv import TsvReader
 from infra.errors import InputError, first_line
 
 TEXT_FORMATS = ("csv", "tsv", "json", "jsonl", "txt")
@@ -77,18 +78,33 @@ def _as_text(name: str, source: BinaryIO) -> IO[str]:
     return io.TextIOWrapper(plain, encoding="utf-8-sig", newline="")
 
 
-def _csv_rows(stream: IO[str], path: str, delimiter: str) -> Iterator[Row]:
+class _Reader(Protocol):
+    @property
+    def line_num(self) -> int: ...
+
+    def __iter__(self) -> Iterator[list[str]]: ...
+
+
+def _csv_rows(stream: IO[str], path: str, _url_col: str) -> Iterator[Row]:
+    return _table_rows(csv.reader(stream, strict=True), path)
+
+
+def _tsv_rows(stream: IO[str], path: str, url_col: str) -> Iterator[Row]:
+    return _table_rows(TsvReader(stream, url_col), path)
+
+
+def _table_rows(reader: _Reader, path: str) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)
-    reader = csv.reader(stream, delimiter=delimiter, strict=True)
+    rows = iter(reader)
     try:
-        header = next(reader, [])
+        header = next(rows, [])
         if len(set(header)) < len(header):
             raise InputError(
                 f"build.input: {path} names a column twice: {', '.join(header)}.",
                 "Columns have names of their own.",
                 "Rename one of them.",
             )
-        for fields in reader:
+        for fields in rows:
             if len(fields) > len(header):
                 raise InputError(
                     f"build.input: {path}, line {reader.line_num} has {len(fields)} fields.",
@@ -141,8 +157,8 @@ def _text_rows(stream: IO[str], _path: str, url_col: str) -> Iterator[Row]:
 
 
 _READERS: dict[str, Callable[[IO[str], str, str], Iterator[Row]]] = {
-    "csv": lambda stream, path, _: _csv_rows(stream, path, ","),
-    "tsv": lambda stream, path, _: _csv_rows(stream, path, "\t"),
+    "csv": _csv_rows,
+    "tsv": _tsv_rows,
     "json": _json_rows,
     "jsonl": _json_lines,
     "txt": _text_rows,

@@ -47,6 +47,14 @@ def test_every_text_format_reads_the_same(tmp_path: Path, name: str, text: str):
     assert read_back(config(tmp_path, f"{name}.gz")) == ROWS
 
 
+def test_quotes_of_captions_in_tsv_cost_no_row(tmp_path: Path):
+    captions = ['"The Scream" by Munch', '"Hello there', 'he said "', '"quoted"']
+    lines = [f"http://a.example/{row}\t{caption}\n" for row, caption in enumerate(captions)]
+    (tmp_path / "list.tsv").write_text("url\tcaption\n" + "".join(lines))
+    assert check_input(config(tmp_path, "list.tsv")) == 4
+    assert [row["caption"] for row in read_back(config(tmp_path, "list.tsv"))] == [*captions[:3], "quoted"]
+
+
 def test_parquet_is_read_where_it_lies(tmp_path: Path):
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "list.parquet")
     (file,) = open_url_list(config(tmp_path, "list.parquet"))
@@ -118,6 +126,8 @@ def test_the_identity_is_of_the_content_and_not_of_the_place(tmp_path: Path):
         ("quote.csv", b'url,caption\nu1,fine\nu2,"a"b\n', "line 3"),
         ("open.csv", b'url,caption\nu1,"never closed\n', "line 2"),
         ("wide.csv", b"url,caption\nu1,a,b\n", "line 2 has 3 fields"),
+        ("wide.tsv", b'url\tcaption\nu1\t"a\tb\n', "line 2 has 3 fields"),
+        ("quoted.tsv", b'"url\tcaption\nu1\ta\n', "cannot be read as tsv"),
         ("twice.csv", b"url,url\nu1,u2\n", "a column twice"),
         ("latin.csv", "url,caption\nu,Füchse\n".encode("latin-1"), "cannot be read as csv"),
         ("nul.csv", b"url,caption\nu1\x00,x\n", None),
