@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import sys
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from infra.errors import InputError, first_line
 TEXT_FORMATS = ("csv", "tsv", "json", "jsonl", "txt")
 BATCH_ROWS = 10_000  # rows held at once, and a row group of the result
 INT64_MAX = 2**63 - 1
+# ValueError: JSONDecodeError is one, and a number of more digits than Python reads is another.
+JSON_ERRORS = (ValueError, RecursionError)
 
 Row = dict[str, Any]
 OpenFile = Callable[[], BinaryIO]
@@ -56,7 +59,7 @@ def read_list(name: str, open_file: OpenFile, url_col: str) -> Iterator[Row]:
     try:
         with contextlib.closing(open_file()) as source, _as_text(name, source) as stream:
             yield from _READERS[_kind(name)](stream, name, url_col)
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise _unreadable(name, "", error) from error
 
 
@@ -120,7 +123,7 @@ def _table_rows(reader: _Reader, path: str) -> Iterator[Row]:
 def _json_rows(stream: IO[str], path: str, _url_col: str) -> Iterator[Row]:
     try:
         rows = json.load(stream)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except JSON_ERRORS as error:
         raise _unreadable(path, "", error) from error
     if not isinstance(rows, list):
         raise InputError(
@@ -137,7 +140,7 @@ def _json_lines(stream: IO[str], path: str, _url_col: str) -> Iterator[Row]:
         if not line.isspace():
             try:
                 row = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
+            except JSON_ERRORS as error:
                 raise _unreadable(path, f", line {number},", error) from error
             yield _as_object(row, path, f"line {number}")
 

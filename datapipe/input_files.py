@@ -98,12 +98,14 @@ def _find_local(pattern: str) -> list[ListFile]:
 
 def _find_remote(pattern: str) -> list[ListFile]:
     fixed = pattern[: min((pattern.find(sign) for sign in WILDCARDS if sign in pattern), default=len(pattern))]
+    is_in_bucket = "/" in fixed.partition("://")[2]
     if fixed == pattern:
-        file = ListFile.at(pattern)
-        if file.storage.exists(file.name):
+        if is_in_bucket and not pattern.endswith("/") and (file := ListFile.at(pattern)).storage.exists(file.name):
             return [file]
         folder = Storage(pattern.rstrip("/"))
         return [file for entry in folder.list_files() if (file := ListFile(folder, entry.path)).format is not None]
+    if not is_in_bucket:
+        return []  # buckets are not looked for
     folder = Storage(fixed.rpartition("/")[0])
     wanted = pattern.removeprefix(f"{folder.url}/")
     entries = folder.list_files(recursive="/" in wanted)

@@ -124,7 +124,7 @@ def _common_type(kinds: Iterable[pa.DataType]) -> pa.DataType | None:
 
 
 def _check_names(names: list[str], where: str, config: BuildConfig) -> None:
-    """Raises ConfigError when a configured column is missing or a further one has a name of ours."""
+    """Raises ConfigError when a configured column is missing, one is there twice, or a further one has our name."""
     wanted = [("url_col", config.url_col), ("caption_col", config.caption_col)]
     wanted += [("save_additional_columns", name) for name in config.save_additional_columns or []]
     for key, name in wanted:
@@ -136,6 +136,15 @@ def _check_names(names: list[str], where: str, config: BuildConfig) -> None:
                 f"Set build.{key}={near or 'one of them'}"
                 + (", or caption_col=null for a list without captions." if key == "caption_col" else "."),
             )
+    used = [name for name in names if name in (config.url_col, config.caption_col)]
+    used += additional_columns(names, config)
+    twice = list(dict.fromkeys(name for name in used if used.count(name) > 1))
+    if twice:
+        raise ConfigError(
+            f"build.input: {where} names a column twice: {', '.join(twice)}.",
+            "Columns that go into the dataset have names of their own.",
+            "Rename one of them, or list the columns to keep in save_additional_columns.",
+        )
     for name in additional_columns(names, config):
         if name in OWN_COLUMNS:
             raise ConfigError(

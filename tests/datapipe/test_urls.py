@@ -134,6 +134,10 @@ def test_the_identity_is_of_the_content_and_not_of_the_place(tmp_path: Path):
         # Without a time: it is in the test's name, which two processes must find to be the same.
         ("cut.csv.gz", gzip.compress(b"url,caption\n" + b"u,c\n" * 9, mtime=0)[:-9], "cannot be read as csv"),
         ("plain.csv.gz", b"url,caption\nu,c\n", "cannot be read as csv"),
+        # What follows the first block is no part of the compression.
+        ("damaged.csv.gz", gzip.compress(b"", mtime=0)[:10] + b"\xff" * 99, "cannot be read as csv"),
+        ("digits.jsonl", b'{"url": "u", "caption": "c", "n": ' + b"1" * 5000 + b"}\n", "line 1,"),
+        ("digits.json", b'[{"url": "u", "caption": "c", "n": ' + b"1" * 5000 + b"}]", "cannot be read as json"),
         ("object.json", b'{"url": "u"}', "holds a JSON dict"),
         ("broken.jsonl", b'{"url": "u", "caption": "c"}\n{"url": \n', "line 2,"),
         ("list.jsonl", b"[1]\n", "line 1 is not an object"),
@@ -169,6 +173,21 @@ def test_a_column_that_a_dataset_has_itself_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match="status"):
         check_input(config(tmp_path, "list.csv"))
     check_input(config(tmp_path, "list.csv", save_additional_columns=[]))
+
+
+@pytest.mark.parametrize("name", ["url", "caption", "x"])
+def test_a_column_that_is_there_twice_is_refused_unless_it_is_left_out(tmp_path: Path, name: str):
+    table = pa.table([["u"], ["c"], ["x"], ["y"]], names=["url", "caption", "x", name])
+    pq.write_table(table, tmp_path / "list.parquet")
+    with pytest.raises(ConfigError, match=f"a column twice: {name}"):
+        check_input(config(tmp_path, "list.parquet"))
+    if name == "x":
+        assert check_input(config(tmp_path, "list.parquet", save_additional_columns=[])) == 1
+
+
+def test_one_column_may_be_both_url_and_caption(tmp_path: Path):
+    pq.write_table(pa.table({"url": ["u"], "x": [1]}), tmp_path / "list.parquet")
+    assert check_input(config(tmp_path, "list.parquet", caption_col="url")) == 1
 
 
 def test_a_url_column_that_holds_no_text_is_refused(tmp_path: Path):
