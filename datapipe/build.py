@@ -11,17 +11,18 @@ from datapipe.commit import marker_name
 from datapipe.config import BuildConfig, ResizeMode
 from datapipe.conversions import CONVERTED_FOLDER
 from datapipe.damage import damaged_shards, forget_damage, note_damage
-from datapipe.dataset import FORMAT_VERSION, MANIFEST_FILE, Manifest, read_manifest
+from datapipe.dataset import FORMAT_VERSION, MANIFEST_FILE, Manifest, read_manifest, shard_name
 from datapipe.finished import find_finished
-from datapipe.identity import build_settings, refuse_other_settings, write_settings
+from datapipe.identity import SETTINGS_FILE, build_settings, refuse_other_settings, write_settings
 from datapipe.image import process_image
+from datapipe.input_files import ListFile, files_there, find_input_files, would_find
 from datapipe.isolation import ProcessImage
 from datapipe.marker import ShardStats
 from datapipe.marker_index import write_index
 from datapipe.plan import InputFile, ShardPlan, plan_shards, shard_count
 from datapipe.retry import longest_url_s
 from datapipe.urls import check_input, input_identity, open_url_list, resolved
-from infra.errors import CorruptData, InputError, OutputError, StageFailed
+from infra.errors import ConfigError, CorruptData, InputError, OutputError, StageFailed
 from infra.lease import Lease, hold
 from infra.place import dead_nodes
 from infra.progress import Progress, duration
@@ -30,6 +31,11 @@ from infra.storage import Storage, storage_of
 BYTES_PER_SQUARE_PIXEL = 0.4  # a 256-pixel JPEG at quality 95 has about 25 KB
 INDEX_EVERY_S = 300.0
 SPARE_DISK_BYTES = 64 << 20
+# Of each kind of a dataset's files one, as a pattern would find it.
+OWN_FILES = (
+    *(f"{shard_name(0)}.parquet", f"{shard_name(0)}.tar", marker_name(0), SETTINGS_FILE, MANIFEST_FILE),
+    *(f"{CONVERTED_FOLDER}/list.parquet", f"columns/phash/{shard_name(0)}.parquet", "views/some.parquet"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +49,11 @@ class BuildResult:
 
 def check_build(config: BuildConfig) -> None:
     """Finds what a user can have got wrong, before anything is written or started. Raises UserError."""
+    _refuse_output_in_list(config)
     config = resolved(config)
     rows = check_input(config)
     output = storage_of(config.output)
-    refuse_other_settings(output, build_settings(config))
+    refuse_other_settings(output, build_settings(config, find_input_files(config.input)))
     finished = find_finished(output, shard_count(rows, config.number_sample_per_shard))
     _require_room(output, config, rows - sum(stats.rows for stats in finished.values()))
     output.require_writable()
@@ -67,11 +74,12 @@ def build(
     output = storage_of(config.output)
     output.require_writable()
     with hold(output, progress.note) as lease:
-        settings = build_settings(config)
+        listed = find_input_files(config.input)  # what comes there later is no part of the list
+        settings = build_settings(config, listed)
         refuse_other_settings(output, settings)
         sweep(output)
         _take_back_damaged(output)
-        files = open_url_list(config)
+        files = open_url_list(config, listed)
         write_settings(output, settings)
         rows = sum(file.rows for file in files)
         finished = find_finished(output, shard_count(rows, config.number_sample_per_shard))
@@ -80,12 +88,13 @@ def build(
             output.delete(MANIFEST_FILE)  # no reader may take shards for whole that are being made again
         stats = _build_missing(config, files, finished, rows, progress, lease, process_image, tell)
         built = sorted({shard.shard for shard in stats} - finished.keys())
-        _require_same_list(config, output, settings, built)
+        _require_same_list(config, output, listed, settings, built)
         manifest = build_manifest(stats, settings)
         output.write_bytes(MANIFEST_FILE, manifest.to_json())
         if not output.is_local:
             write_index(output, stats)
         sweep(output)
+        _tell_of_later_files(config, listed, progress)
     progress.end(f"{manifest.samples:,} samples of {manifest.rows:,} rows in {len(stats):,} shards")
     return BuildResult(manifest, len(stats) - len(finished), len(finished))
 
@@ -111,9 +120,23 @@ def _take_back_damaged(output: Storage) -> None:
     forget_damage(output)
 
 
-def _require_same_list(config: BuildConfig, output: Storage, settings: dict[str, object], built: list[int]) -> None:
+def _refuse_output_in_list(config: BuildConfig) -> None:
+    """Raises ConfigError when the dataset's own files would become files of its list."""
+    output = storage_of(config.output).url
+    for name in OWN_FILES:
+        if would_find(config.input, f"{output.rstrip('/')}/{name}"):
+            raise ConfigError(
+                f"build.output: {output} lies where build.input looks: {config.input} would take in its {name}.",
+                "The files of a dataset are no part of its own list.",
+                "Choose another output, or a pattern for the input that they do not fit.",
+            )
+
+
+def _require_same_list(
+    config: BuildConfig, output: Storage, listed: Sequence[ListFile], settings: dict[str, object], built: list[int]
+) -> None:
     """Raises InputError when the list was replaced meanwhile; the shards of this start are made again by the next."""
-    if not built or input_identity(config) == settings["input_sha256"]:
+    if not built or _is_still(listed, settings):
         return
     note_damage(output, [*damaged_shards(output), *built])
     raise InputError(
@@ -121,6 +144,23 @@ def _require_same_list(config: BuildConfig, output: Storage, settings: dict[str,
         f"All shards of a dataset are of one list; of this start {len(built):,} may be of another.",
         "Restore the list and run the same command again: it makes those anew. Or choose another output.",
     )
+
+
+def _is_still(listed: Sequence[ListFile], settings: dict[str, object]) -> bool:
+    try:
+        return input_identity(listed) == settings["input_sha256"]
+    except FileNotFoundError:
+        return False
+
+
+def _tell_of_later_files(config: BuildConfig, listed: Sequence[ListFile], progress: Progress) -> None:
+    later = [file.name for file in files_there(config.input) if file not in listed]
+    if later:
+        progress.note(
+            f"build  {config.input} has {len(later):,} more than when the build began ({', '.join(later[:3])}): "
+            "no part of this dataset. While they are there, the next start refuses the list as another one: move them, "
+            "or name the files of this list by a pattern that they do not fit."
+        )
 
 
 def sweep(output: Storage) -> None:

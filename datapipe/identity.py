@@ -1,9 +1,11 @@
 """Says what a dataset's bytes depend on, and refuses to mix two settings in one folder."""
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from datapipe.config import BuildConfig
+from datapipe.input_files import ListFile
 from datapipe.marker import STATS_SUFFIX
 from datapipe.urls import input_identity
 from infra.errors import ConfigError
@@ -15,12 +17,12 @@ FREE_KEYS = frozenset({"input", "output", "tasks", "connections", "connections_p
 MAX_SHOWN = 40
 
 
-def build_settings(config: BuildConfig) -> dict[str, Any]:
-    """What the bytes depend on: the same list in another place gives the same."""
+def build_settings(config: BuildConfig, files: Iterable[ListFile]) -> dict[str, Any]:
+    """What the bytes depend on: the same list of `files` in another place gives the same."""
     values = config.model_dump(mode="json", exclude=set(FREE_KEYS))
     # JSON has no infinity; null reads as "no limit".
     values = {key: None if value == float("inf") else value for key, value in values.items()}
-    return values | {"input_sha256": input_identity(config)}
+    return values | {"input_sha256": input_identity(files)}
 
 
 def write_settings(output: Storage, settings: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import fnmatch
 import glob
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -70,7 +71,7 @@ def find_input_files(pattern: str) -> list[ListFile]:
 
     Raises InputError when there is none or one has an unknown ending.
     """
-    found = _find_local(pattern) if "://" not in pattern else _find_remote(pattern)
+    found = files_there(pattern)
     if not found:
         raise InputError(
             f"build.input: {pattern} names no file.",
@@ -87,6 +88,30 @@ def find_input_files(pattern: str) -> list[ListFile]:
     return found
 
 
+def files_there(pattern: str) -> list[ListFile]:
+    """The same, none or of whatever ending."""
+    return _find_remote(pattern) if "://" in pattern else _find_local(pattern)
+
+
+def would_find(pattern: str, place: str) -> bool:
+    """Whether `find_input_files` would take a file for the list's if it came to that path or address."""
+    if "://" in pattern or "://" in place:
+        return _would_find_remote(pattern, place)
+    path, file = Path(pattern).expanduser().resolve(), Path(place).resolve()
+    if path.is_dir():
+        return file.parent == path and ListFile.at(place).format is not None
+    return file == path or (not path.is_file() and _matches(file.parts, path.parts))
+
+
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """As `glob` does it: `**` stands for any number of folders, other signs for a part of one name."""
+    if not pattern or not parts:
+        return not pattern and not parts
+    if pattern[0] == "**":
+        return len(pattern) == 1 or _matches(parts, pattern[1:]) or _matches(parts[1:], pattern)
+    return fnmatch.fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
+
+
 def _find_local(pattern: str) -> list[ListFile]:
     path = Path(pattern).expanduser().absolute()
     if path.is_dir():
@@ -97,7 +122,7 @@ def _find_local(pattern: str) -> list[ListFile]:
 
 
 def _find_remote(pattern: str) -> list[ListFile]:
-    fixed = pattern[: min((pattern.find(sign) for sign in WILDCARDS if sign in pattern), default=len(pattern))]
+    fixed = _fixed_part(pattern)
     is_in_bucket = "/" in fixed.partition("://")[2]
     if fixed == pattern:
         if is_in_bucket and not pattern.endswith("/") and (file := ListFile.at(pattern)).storage.exists(file.name):
@@ -110,3 +135,16 @@ def _find_remote(pattern: str) -> list[ListFile]:
     wanted = pattern.removeprefix(f"{folder.url}/")
     entries = folder.list_files(recursive="/" in wanted)
     return [ListFile.at(f"{folder.url}/{entry.path}") for entry in entries if fnmatch.fnmatchcase(entry.path, wanted)]
+
+
+def _would_find_remote(pattern: str, place: str) -> bool:
+    fixed, file = _fixed_part(pattern), ListFile.at(place)
+    if fixed == pattern:
+        return place == pattern or (file.storage.url == pattern.rstrip("/") and file.format is not None)
+    folder = f"{fixed.rpartition('/')[0]}/"
+    wanted, name = pattern.removeprefix(folder), place.removeprefix(folder)
+    return place.startswith(folder) and fnmatch.fnmatchcase(name, wanted) and ("/" in wanted or "/" not in name)
+
+
+def _fixed_part(pattern: str) -> str:
+    return pattern[: min((pattern.find(sign) for sign in WILDCARDS if sign in pattern), default=len(pattern))]

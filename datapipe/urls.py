@@ -1,7 +1,7 @@
 """Opens the files of a URL list as Parquet with the columns that a build needs."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,12 +34,11 @@ def resolved(config: BuildConfig) -> BuildConfig:
     )
 
 
-def open_url_list(config: BuildConfig) -> list[InputFile]:
-    """The list as Parquet files with their row counts; other formats are converted below the output first.
+def open_url_list(config: BuildConfig, sources: Sequence[ListFile]) -> list[InputFile]:
+    """The list's files as Parquet with their row counts; other formats are converted below the output first.
 
     Raises InputError for unreadable files and ConfigError for missing columns and types that do not go together.
     """
-    sources = find_input_files(config.input)
     opened = [as_parquet(file, config) for file in sources]
     files = [_open(parquet, source, config) for parquet, source in zip(opened, sources, strict=True)]
     _check_files(files, config)
@@ -87,13 +86,13 @@ def _open(parquet: ListFile, source: ListFile, config: BuildConfig) -> FileColum
     return columns_of(source, schema, metadata.num_rows, config)
 
 
-def input_identity(config: BuildConfig) -> str:
-    """A hash of the list's content that does not depend on where it lies.
+def input_identity(files: Iterable[ListFile]) -> str:
+    """A hash of the content of the list's files that does not depend on where they lie. Raises FileNotFoundError.
 
     Of large Parquet files only the footer is read, which has every column chunk's size, place and extremes.
     """
     digest = hashlib.sha256()
-    for file in find_input_files(config.input):
+    for file in files:
         size = file.size_bytes
         digest.update(f"{file.format} {size} ".encode())
         if file.format == "parquet" and size > WHOLE_HASH_BYTES:

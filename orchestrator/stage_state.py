@@ -147,12 +147,13 @@ def is_built_without_list(config: RunConfig) -> bool:
 def _list_identity(config: RunConfig, folder: Storage) -> str:
     """The URL list's; of one that is not there any more, the one that the complete dataset was made from."""
     from datapipe.build import is_complete
+    from datapipe.input_files import find_input_files
     from datapipe.urls import input_identity
 
     assert config.build is not None
     facts = stage_facts(folder, Stage.BUILD)
     if facts is None or _has_list(config.build) or not is_complete(storage_of(config.build.output)):
-        return input_identity(config.build)
+        return input_identity(find_input_files(config.build.input))
     return str(facts["input"])
 
 

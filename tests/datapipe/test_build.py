@@ -24,6 +24,7 @@ from datapipe.config import BuildConfig
 from datapipe.damage import note_damage
 from datapipe.dataset import Dataset
 from datapipe.identity import build_settings, write_settings
+from datapipe.input_files import find_input_files
 from datapipe.urls import open_url_list
 from datapipe.verify import verify
 from infra.cluster import Cluster
@@ -251,6 +252,62 @@ def test_a_list_replaced_during_a_build_is_noticed(photos: HostileWeb, tmp_path:
     assert digests(tmp_path / "dataset") == digests(tmp_path / "undisturbed")
 
 
+def test_a_file_that_comes_to_the_list_during_a_build_is_told_and_harms_nothing(
+    photos: HostileWeb, tmp_path: Path, ray_cluster: Cluster
+):
+    run(config(tmp_path, "undisturbed"))
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "urls.parquet").rename(tmp_path / "lists" / "urls.parquet")
+    settings, later = config(tmp_path, input=str(tmp_path / "lists")), tmp_path / "lists" / "later.csv"
+
+    def add_a_file(visit: Visit) -> None:
+        later.write_text("url,caption\nhttp://a.example/,x\n")
+        visit.answer(picture(125))
+
+    photos.at("/125", add_a_file)
+    check_build(settings)
+    stream = StringIO()
+    with Progress(stream) as progress:
+        build(settings, progress)
+    assert "has 1 more" in stream.getvalue() and "later.csv" in stream.getvalue()
+    assert digests(tmp_path / "dataset") == digests(tmp_path / "undisturbed")
+    with pytest.raises(ConfigError, match="input_sha256"):
+        check_build(settings)
+    later.unlink()
+    check_build(settings)
+
+
+@pytest.mark.parametrize(
+    ("source", "output"),
+    [
+        ("lists/*.parquet", "lists"),
+        ("lists", "lists"),
+        ("lists/", "lists"),
+        ("lists/**/*.parquet", "lists/out"),
+        ("*/*.parquet", "out"),
+        ("lists/*", "lists"),
+        ("lists/00000.parquet", "lists"),
+    ],
+)
+def test_an_output_whose_files_the_list_would_take_in_is_refused(tmp_path: Path, source: str, output: str):
+    (tmp_path / "lists").mkdir()
+    for name in ("00000.parquet", "urls.parquet"):
+        pq.write_table(pa.table({"url": ["u"], "caption": ["c"]}), tmp_path / "lists" / name)
+    with pytest.raises(ConfigError, match=r"lies where build\.input looks"):
+        check_build(config(tmp_path, output, input=f"{tmp_path}/{source}"))
+
+
+@pytest.mark.parametrize(
+    ("source", "output"),
+    [("lists/*.parquet", "lists/out"), ("lists", "lists/out"), ("lists/urls*.parquet", "lists"), ("urls.csv", ".")],
+)
+def test_an_output_beside_its_list_or_below_it_is_fine(tmp_path: Path, source: str, output: str):
+    (tmp_path / "lists").mkdir()
+    pq.write_table(pa.table({"url": ["u"], "caption": ["c"]}), tmp_path / "lists" / "urls.parquet")
+    (tmp_path / "urls.csv").write_text("url,caption\nu,c\n")
+    check_build(config(tmp_path, output, input=f"{tmp_path}/{source}"))
+
+
 def test_other_settings_or_another_list_are_not_mixed_in(photos: HostileWeb, tmp_path: Path, ray_cluster: Cluster):
     run(config(tmp_path))
     with pytest.raises(ConfigError, match="image_size 64 → 32"):
@@ -267,8 +324,9 @@ def test_before_the_first_shard_settings_and_list_may_change(photos: HostileWeb,
     with pytest.raises(InputError, match="line 2"):
         check_build(settings)
     (tmp_path / "urls.csv").write_text("url,caption\nhttp://127.0.0.2/,x\n")
-    open_url_list(settings)  # as far as a build came that was stopped then
-    write_settings(storage_of(settings.output), build_settings(settings))
+    files = find_input_files(settings.input)
+    open_url_list(settings, files)  # as far as a build came that was stopped then
+    write_settings(storage_of(settings.output), build_settings(settings, files))
     (tmp_path / "urls.csv").write_text(f"url,caption\n{photos.base}/1,x\n")
     result = run(settings.model_copy(update={"image_size": 32}))
     assert result.manifest.status_counts == {"success": 1}

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from datapipe.config import BuildConfig
-from datapipe.plan import Piece, plan_shards
+from datapipe.input_files import find_input_files
+from datapipe.plan import InputFile, Piece, plan_shards
 from datapipe.rows import read_rows
 from datapipe.urls import check_input, open_url_list
 from infra.errors import ConfigError
@@ -22,8 +23,12 @@ def config(tmp_path: Path, **values: object) -> BuildConfig:
 def all_rows(settings: BuildConfig) -> list[pa.Table]:
     """The rows of each shard of the list, as a build goes about it."""
     check_input(settings)
-    plans = plan_shards(open_url_list(settings), settings.number_sample_per_shard)
+    plans = plan_shards(opened(settings), settings.number_sample_per_shard)
     return [read_rows(plan.pieces, settings) for plan in plans]
+
+
+def opened(settings: BuildConfig) -> list[InputFile]:
+    return open_url_list(settings, find_input_files(settings.input))
 
 
 def write_list(place: Path, **columns: object) -> None:
@@ -110,7 +115,7 @@ def test_files_whose_types_cannot_meet_are_refused_and_all_others_read(tmp_path:
 def test_the_refusal_says_what_is_where_and_how_to_leave_it_out(tmp_path: Path, first: str, second: str):
     write_list(tmp_path / "a.parquet", x=KINDS[first], y=NUMBERS)
     write_list(tmp_path / "b.parquet", x=KINDS[second], y=NUMBERS)
-    for look in (check_input, open_url_list):
+    for look in (check_input, opened):
         with pytest.raises(ConfigError, match="'x'") as caught:
             look(config(tmp_path))
         assert caught.value.fix.endswith("build.save_additional_columns to [y].")

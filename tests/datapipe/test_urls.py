@@ -9,7 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from datapipe.config import BuildConfig
-from datapipe.urls import check_input, find_input_files, input_identity, open_url_list, resolved
+from datapipe.input_files import find_input_files
+from datapipe.plan import InputFile
+from datapipe.urls import check_input, input_identity, open_url_list, resolved
 from infra.errors import ConfigError, InputError
 
 ROWS = [
@@ -22,8 +24,12 @@ def config(tmp_path: Path, source: str, **settings: object) -> BuildConfig:
     return resolved(BuildConfig(input=str(tmp_path / source), output=str(tmp_path / "out"), **settings))
 
 
+def opened(config: BuildConfig) -> list[InputFile]:
+    return open_url_list(config, find_input_files(config.input))
+
+
 def read_back(config: BuildConfig) -> list[dict]:
-    return [row for file in open_url_list(config) for row in pq.read_table(file.path).to_pylist()]
+    return [row for file in opened(config) for row in pq.read_table(file.path).to_pylist()]
 
 
 CSV = 'url,caption\nhttp://a.example/1,"a ""red"", fox"\nhttp://a.example/2,zwei\tFüchse\n'
@@ -57,7 +63,7 @@ def test_quotes_of_captions_in_tsv_cost_no_row(tmp_path: Path):
 
 def test_parquet_is_read_where_it_lies(tmp_path: Path):
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "list.parquet")
-    (file,) = open_url_list(config(tmp_path, "list.parquet"))
+    (file,) = opened(config(tmp_path, "list.parquet"))
     assert (file.path, file.rows) == (str(tmp_path / "list.parquet"), 2)
     assert not (tmp_path / "out").exists()
 
@@ -96,12 +102,12 @@ def test_json_rows_that_differ_all_come_through(tmp_path: Path):
 
 def test_a_conversion_is_made_once_and_anew_when_the_list_changes(tmp_path: Path):
     (tmp_path / "list.csv").write_text(CSV)
-    (first,) = open_url_list(config(tmp_path, "list.csv"))
+    (first,) = opened(config(tmp_path, "list.csv"))
     written = Path(first.path).stat().st_mtime_ns
-    (again,) = open_url_list(config(tmp_path, "list.csv"))
+    (again,) = opened(config(tmp_path, "list.csv"))
     assert (again, Path(again.path).stat().st_mtime_ns) == (first, written)
     (tmp_path / "list.csv").write_text(CSV + "http://a.example/3,three\n")
-    (changed,) = open_url_list(config(tmp_path, "list.csv"))
+    (changed,) = opened(config(tmp_path, "list.csv"))
     assert changed.rows == 3 and changed.path != first.path
 
 
@@ -109,9 +115,9 @@ def test_the_identity_is_of_the_content_and_not_of_the_place(tmp_path: Path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "list.csv").write_text(CSV)
-    first, second = (input_identity(config(tmp_path / folder, "list.csv")) for folder in ("a", "b"))
+    first, second = (input_identity(find_input_files(str(tmp_path / folder))) for folder in ("a", "b"))
     (tmp_path / "b" / "list.csv").write_text(CSV.replace("fox", "dog"))
-    assert first == second != input_identity(config(tmp_path / "b", "list.csv"))
+    assert first == second != input_identity(find_input_files(str(tmp_path / "b")))
 
 
 @pytest.mark.parametrize(
@@ -153,7 +159,7 @@ def test_a_list_that_cannot_be_read_is_named_with_its_place(
         assert len(read_back(config(tmp_path, name))) == 1
         return
     with pytest.raises(InputError, match=words) as caught:
-        open_url_list(config(tmp_path, name))
+        opened(config(tmp_path, name))
     assert len(str(caught.value).splitlines()) == 3
     assert not list(tmp_path.glob("out/**/*.partial"))
 
