@@ -110,7 +110,9 @@ class _Columns:
         """Raises ConfigError for a column that is neither, or not of the type that is needed."""
         wanted, known = used_columns(config), annotation_names(dataset.storage)
         first = dataset.column_names(0) if dataset.manifest.shard_rows else []
-        stored = dataset.find_columns(name for name in wanted if name in first or name not in known)
+        # Of phash, made under that name alone, the annotation counts: the list's own may be of any kind.
+        others = [name for name in wanted if name in known and (name == PHASH or name not in first)]
+        stored = dataset.find_columns(name for name in wanted if name not in others)
         for name in wanted:
             if name not in stored and name not in known:
                 raise ConfigError(
@@ -123,7 +125,6 @@ class _Columns:
                 raise _no_numbers(key, column, stored[column], "")
         if config.deduplicate is not None and config.deduplicate.column in stored:
             _require_hashes(stored[config.deduplicate.column], config.deduplicate)
-        others = [name for name in wanted if name not in stored]
         return cls(tuple(stored), {name: require_annotation(dataset.storage, name) for name in others})
 
 
@@ -192,7 +193,8 @@ def _require_hashes(kind: pa.DataType, config: DeduplicateConfig) -> None:
         raise ConfigError(
             f"curate.deduplicate.max_distance: got {config.max_distance} for the column {config.column}, of {kind}.",
             "Bits are counted between perceptual hashes, which are whole numbers of 64 bits (uint64).",
-            f"Take the column {PHASH}, or set max_distance to 0.",
+            f"Make the annotation with `diptych annotate` and annotate.{PHASH}=true, take the column {PHASH}, or set "
+            "max_distance to 0.",
         )
 
 

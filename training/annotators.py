@@ -79,10 +79,13 @@ def _pool_with_model(config: AnnotateConfig, cluster: Cluster) -> Pool:
 
 
 def _require_columns(dataset: Dataset, annotators: Mapping[str, Annotator]) -> None:
-    """Raises ConfigError for a name that the dataset has already, and for captions that are none."""
+    """Raises ConfigError for a name that the dataset has already, and for captions that are none.
+
+    A column phash of the list's own is fine: the annotation has no other name, and counts before it.
+    """
     columns = dataset.column_names(0) if dataset.manifest.shard_rows else []
     for name, annotator in annotators.items():
-        if name in columns:
+        if name in columns and name != PHASH:
             raise ConfigError(
                 f"annotate: {dataset.storage.url} has a column {name!r} already.",
                 f"Its own columns are {', '.join(columns)}.",

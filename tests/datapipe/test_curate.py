@@ -381,3 +381,17 @@ def test_used_columns_are_named_once():
         top={"column": "score", "share": 0.5},
     )
     assert used_columns(config) == ["score", "phash"]
+
+
+def test_a_list_with_a_column_phash_does_not_stand_in_the_way_of_ours(tmp_path: Path):
+    dataset = Dataset.open(make_dataset(tmp_path / "shapes", shards=SHARDS, rows=ROWS))
+    for shard in range(SHARDS):
+        table = dataset.read_rows(shard)
+        names = ["phash" if name == "color" else name for name in table.column_names]
+        pq.write_table(table.rename_columns(names), tmp_path / "shapes" / f"{shard:05d}.parquet")
+    assert view_of(dataset, deduplicate={})[1] == [4]  # the list's own: four colours
+    with pytest.raises(ConfigError, match="of string") as caught:
+        view_of(dataset, deduplicate={"max_distance": 2})
+    assert "annotate.phash=true" in caught.value.fix
+    put(dataset, "phash", {place: 1 << place[1] for place in GOOD}, pa.uint64())
+    assert view_of(dataset, deduplicate={"max_distance": 1})[1] == [18]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from small_datasets import make_dataset
 
@@ -17,6 +18,13 @@ def test_a_dataset_that_cannot_be_written_is_told_first(tmp_path: Path):
     (tmp_path / "shapes" / "columns").write_text("in the way")
     with pytest.raises(OutputError, match="cannot be written"):
         check_annotation(config, dataset_is_ready=True)
+
+
+def test_a_column_phash_of_the_list_does_not_refuse_ours(tmp_path: Path):
+    place = make_dataset(tmp_path / "shapes", shards=1, rows=4)
+    table = pq.read_table(tmp_path / "shapes" / "00000.parquet")
+    pq.write_table(table.append_column("phash", table["color"]), tmp_path / "shapes" / "00000.parquet")
+    check_annotation(AnnotateConfig(data=place, phash=True), dataset_is_ready=True)
 
 
 def test_a_process_has_a_thread_where_a_node_has_fewer_cores_than_gpus():
