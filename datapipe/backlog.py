@@ -3,18 +3,20 @@
 import queue
 import threading
 from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 from datapipe.baton import Baton
 from datapipe.fetch import Fetcher, FetchRequest, FetchResult
 
 MAX_WAITING_BYTES = 32 << 20  # downloaded and not decoded yet, of one shard
+WAITING_SHARE = 0.5  # results that may wait, of the requests under way at once, which come on top
 
 
 def fetch_in_background(
     fetcher: Fetcher, requests: Iterable[FetchRequest], baton: Baton, number: int
 ) -> Iterator[FetchResult]:
     """Yields the results as they come. The caller holds the baton whenever it has one, and not while it waits."""
-    backlog = _Backlog(fetcher)
+    backlog = Backlog(fetcher)
     thread = threading.Thread(target=_fetch, args=(fetcher, requests, backlog), name="fetch", daemon=True)
     thread.start()
     baton.acquire(number)
@@ -29,7 +31,7 @@ def fetch_in_background(
         thread.join()
 
 
-def _fetch(fetcher: Fetcher, requests: Iterable[FetchRequest], backlog: "_Backlog") -> None:
+def _fetch(fetcher: Fetcher, requests: Iterable[FetchRequest], backlog: "Backlog") -> None:
     try:
         for result in fetcher.fetch(requests, backlog.is_full):
             backlog.put(result)
@@ -40,7 +42,7 @@ def _fetch(fetcher: Fetcher, requests: Iterable[FetchRequest], backlog: "_Backlo
         backlog.put(error)
 
 
-def _next(backlog: "_Backlog", baton: Baton, number: int) -> FetchResult | BaseException | None:
+def _next(backlog: "Backlog", baton: Baton, number: int) -> FetchResult | BaseException | None:
     is_ready = backlog.has_one()
     if not is_ready or baton.is_wanted_before(number):
         baton.release()
@@ -56,13 +58,25 @@ class _AbandonedError(Exception):
     """Nobody wants the results any more."""
 
 
-class _Backlog:
+class CanBeWoken(Protocol):
+    """What fetches, as a backlog sees it."""
+
+    @property
+    def most_at_once(self) -> int:
+        """Requests that may be under way at once."""
+
+    def wake(self) -> None:
+        """Makes it ask `is_full` again."""
+
+
+class Backlog:
     """Results between the thread that fetches and the one that decodes, limited in number and bytes.
 
-    Requests under way count. The fetcher is woken when half of them have room again: each awakening has a price.
+    Requests under way do not count: where most of them hang, there would be room only for those that hang as well.
+    The fetcher is woken when there is room for half of what may wait: each awakening has a price.
     """
 
-    def __init__(self, fetcher: Fetcher) -> None:
+    def __init__(self, fetcher: CanBeWoken) -> None:
         self._fetcher = fetcher
         self._was_full = False
         self._results: queue.SimpleQueue[FetchResult | BaseException | None] = queue.SimpleQueue()
@@ -72,16 +86,20 @@ class _Backlog:
         self._bytes_put = self._bytes_taken = 0
 
     def put(self, result: FetchResult | BaseException | None) -> None:
+        """Adds a result, the error that ended the fetch, or None for its end."""
         self._bytes_put += _body_bytes(result)
         self._results.put(result)
 
     def has_one(self) -> bool:
+        """Whether `get` would not wait."""
         return bool(self._peeked) or not self._results.empty()
 
     def wait(self) -> None:
+        """Waits until there is one."""
         self._peeked.append(self._results.get())
 
     def get(self) -> FetchResult | BaseException | None:
+        """The next one; makes room for others."""
         result = self._peeked.pop() if self._peeked else self._results.get()
         self._bytes_taken += _body_bytes(result)
         if self._was_full and not self._fills(0.5):
@@ -90,6 +108,7 @@ class _Backlog:
         return result
 
     def is_full(self) -> bool:
+        """Whether no new request may begin. Raises _AbandonedError after `abandon`."""
         if self._is_abandoned.is_set():
             raise _AbandonedError
         # The mark is set before the look, so that room made meanwhile is told of.
@@ -98,14 +117,15 @@ class _Backlog:
         return self._was_full
 
     def abandon(self) -> None:
+        """Ends the fetch at its next step."""
         self._is_abandoned.set()
         self._fetcher.wake()
 
     def _fills(self, share: float) -> bool:
         """Whether so much of what may wait is waiting."""
         waiting_bytes = self._bytes_put - self._bytes_taken
-        bodies = self._results.qsize() + self._fetcher.under_way
-        return bodies >= share * self._fetcher.most_at_once or waiting_bytes >= share * MAX_WAITING_BYTES
+        most_results = self._fetcher.most_at_once * WAITING_SHARE
+        return self._results.qsize() >= share * most_results or waiting_bytes >= share * MAX_WAITING_BYTES
 
 
 def _body_bytes(result: FetchResult | BaseException | None) -> int:

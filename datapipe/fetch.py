@@ -116,12 +116,14 @@ class Fetcher:
                 self._waiting.add(_Job(request.row, parts, parts))
         while self._waiting or self._running or self._unresolved or self._before_robots:
             yield from self._start_resolved()
-            while not (is_full and is_full()) and self.under_way < self._config.connections:
+            patience_s = LONGEST_WAIT_S
+            while not (is_full and is_full()) and self._under_way < self._config.connections:
                 job = self._waiting.next(time.monotonic())
                 if job is None:
+                    patience_s = self._until_due()
                     break
                 yield from self._begin(job)
-            for handle, code in self._loop.wait(self._patience()):
+            for handle, code in self._loop.wait(patience_s):
                 transfer, job = self._running.pop(handle)
                 yield from self._finish(transfer, job, code)
 
@@ -131,7 +133,7 @@ class Fetcher:
         return self._config.connections
 
     @property
-    def under_way(self) -> int:
+    def _under_way(self) -> int:
         """Requests that have begun and not ended."""
         return len(self._running) + len(self._unresolved)
 
@@ -228,7 +230,7 @@ class Fetcher:
         for waiting in self._before_robots.pop(robots_url(job.first_url)):
             self._waiting.add(waiting)
 
-    def _patience(self) -> float:
-        """How long to wait for the network: shortly, so that a due retry or a change of `is_full` is seen."""
+    def _until_due(self) -> float:
+        """How long to wait for the network when nothing waits but what has a time."""
         due = self._waiting.next_due()
         return LONGEST_WAIT_S if due is None else min(LONGEST_WAIT_S, max(0.0, due - time.monotonic()))

@@ -3,11 +3,14 @@
 import socket
 import threading
 import time
+from collections import Counter
 
+import pycurl
 import pytest
 from hostile_web import HostileWeb, Visit, drip, endless
 
 from datapipe.config import BuildConfig
+from datapipe.curl_loop import CurlLoop
 from datapipe.fetch import Fetcher, FetchRequest, FetchResult
 from datapipe.status import SampleStatus
 
@@ -253,6 +256,59 @@ def test_while_the_reader_is_full_no_new_request_begins(web: HostileWeb):
         is_full.set()
         threading.Timer(0.3, is_full.clear).start()
         assert len(list(results)) == 29
+
+
+def count_turns(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Counts how often a loop asks the network."""
+    turns, wait = Counter[str](), CurlLoop.wait
+
+    def counted(loop: CurlLoop, timeout_s: float) -> list[tuple[pycurl.Curl, int]]:
+        turns["all"] += 1
+        return wait(loop, timeout_s)
+
+    monkeypatch.setattr(CurlLoop, "wait", counted)
+    return turns
+
+
+# One that spins makes tens of thousands a second.
+FEW_TURNS = 500
+
+
+@pytest.mark.parametrize("answer", [{}, {"Retry_After": "1"}], ids=["retry", "held host"])
+def test_a_retry_that_is_due_while_every_connection_hangs_is_waited_for_in_sleep(
+    answer: dict[str, str], web: HostileWeb, monkeypatch: pytest.MonkeyPatch
+):
+    turns = count_turns(monkeypatch)
+    with HostileWeb() as slow:
+        busy = web.at("/busy", lambda visit: visit.answer(status="503 Busy", **answer))
+        hanging = [slow.at(f"/{number}", lambda visit: visit.hang()) for number in range(8)]
+        results = fetch_all([busy, *hanging], connections=8, retries=1)
+    assert [result.status for result in results] == [SampleStatus.HTTP_5XX] + [SampleStatus.TIMEOUT] * 8
+    assert turns["all"] < FEW_TURNS
+
+
+def test_a_retry_that_is_due_while_the_reader_is_full_is_waited_for_in_sleep(
+    web: HostileWeb, monkeypatch: pytest.MonkeyPatch
+):
+    turns = count_turns(monkeypatch)
+    is_full = threading.Event()
+
+    def recover(visit: Visit) -> None:
+        is_full.set()
+        visit.answer(PICTURE) if visit.earlier else visit.answer(status="503 Busy", Retry_After="0")
+
+    def has_room(fetcher: Fetcher) -> None:
+        is_full.clear()
+        fetcher.wake()
+
+    with Fetcher(config(retries=1)) as fetcher:
+        room = threading.Timer(1.0, has_room, [fetcher])
+        room.start()
+        requests = [FetchRequest(0, web.at("/recovers", recover))]
+        (result,) = fetcher.fetch(requests, is_full.is_set)
+        room.join()
+    assert result.status is SampleStatus.SUCCESS
+    assert turns["all"] < FEW_TURNS
 
 
 def test_the_same_failures_have_the_same_texts(web: HostileWeb):
