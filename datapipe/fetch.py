@@ -50,6 +50,7 @@ class _Job:
     url: SplitResult
     tries: int = 0
     hops: int = 0
+    is_allowed: bool | None = None  # by the robots.txt of the site that it goes to; None until that is known
     left_s: float = 0.0  # of this try's time, while it waits for its turn
     deadline: float = 0.0  # of this try, with all its hops, while it runs
 
@@ -72,11 +73,11 @@ class Fetcher:
         self._limits = TransferLimits(
             max_bytes=config.max_download_bytes,
             allowed_networks=parse_networks(config.allow_private_addresses),
-            disallowed_directives=tuple(config.disallowed_header_directives),
             user_agent_token=config.user_agent_token,
             proxy=config.proxy,
             scratch=None if scratch is None else str(scratch),
         )
+        self._disallowed_directives = tuple(config.disallowed_header_directives)
         self._resolver = resolver or Resolver()
         self._loop = CurlLoop(config.connections)
         self._spare: list[Transfer] = []
@@ -139,9 +140,13 @@ class Fetcher:
 
     def _begin(self, job: _Job) -> Iterator[FetchResult]:
         """Starts the job, whose host has kept a place for it, or puts it with those that wait for something."""
-        if self._robots is not None and job.row is not None and not self._robots.is_known(job.url):
+        if self._robots is None or job.row is None:
+            job.is_allowed = True
+        elif job.is_allowed is None:
+            job.is_allowed = self._robots.allows(job.url)
+        if job.is_allowed is None:
             self._ask_robots(job)
-        elif self._robots is not None and job.row is not None and not self._robots.allows(job.url):
+        elif not job.is_allowed:
             yield from self._end(job, SampleStatus.ROBOTS_TXT, "the site's robots.txt forbids the use")
         else:
             if job.hops == 0:
@@ -178,7 +183,9 @@ class Fetcher:
             yield from self._end(job, SampleStatus.TIMEOUT, "not whole within the time limit")
         else:
             transfer = self._spare.pop() if self._spare else Transfer(self._limits)
-            transfer.prepare(job.url, answer, left_s)
+            # Where a site keeps its rules from being indexed, they hold none the less.
+            directives = () if job.row is None else self._disallowed_directives
+            transfer.prepare(job.url, answer, left_s, directives)
             self._running[transfer.handle] = (transfer, job)
             self._loop.add(transfer.handle)
 
@@ -203,7 +210,7 @@ class Fetcher:
             yield from self._end(job, url.status, f"redirected: {url.message}")
         else:
             self._waiting.release(job.host)
-            job.url, job.hops = urlsplit(url), job.hops + 1
+            job.url, job.hops, job.is_allowed = urlsplit(url), job.hops + 1, None
             job.left_s = max(0.0, job.deadline - time.monotonic())
             self._waiting.add(job, first=True)
 
@@ -228,6 +235,7 @@ class Fetcher:
         assert self._robots is not None
         self._robots.learn(job.first_url, status, body)
         for waiting in self._before_robots.pop(robots_url(job.first_url)):
+            waiting.is_allowed = self._robots.allows(waiting.url)  # now: before its turn they may be forgotten
             self._waiting.add(waiting)
 
     def _until_due(self) -> float:

@@ -46,7 +46,6 @@ class TransferLimits:
 
     max_bytes: int
     allowed_networks: tuple[Network, ...]
-    disallowed_directives: tuple[str, ...]
     user_agent_token: str | None
     proxy: str | None
     scratch: str | None = None  # where large bodies wait; None: with other temporary files
@@ -60,12 +59,19 @@ class Transfer:
         self._body = Body(limits.scratch)
         self._header = io.BytesIO()
         self.handle = pycurl.Curl()
+        self._disallowed_directives: tuple[str, ...] = ()
         self._forget()
         self._set_options()
 
-    def prepare(self, url: SplitResult, addresses: Addresses, timeout_s: float) -> None:
-        """Makes the handle ready for this URL, to end within `timeout_s`; without `addresses` a proxy knows them."""
+    def prepare(
+        self, url: SplitResult, addresses: Addresses, timeout_s: float, disallowed_directives: tuple[str, ...]
+    ) -> None:
+        """Makes the handle ready for this URL, to end within `timeout_s`; without `addresses` a proxy knows them.
+
+        An answer whose `X-Robots-Tag` has one of `disallowed_directives` counts as an opt-out.
+        """
         self._forget()
+        self._disallowed_directives = disallowed_directives
         self.handle.setopt(pycurl.URL, url.geturl())
         if addresses:
             self.handle.setopt(pycurl.RESOLVE, [resolve_entry(url, addresses)])
@@ -96,7 +102,7 @@ class Transfer:
         if code != 200:
             return _status_of_http(code), f"HTTP status {code}"
         robots = self._header_values(b"x-robots-tag")
-        if is_opt_out(robots, self._limits.disallowed_directives, self._limits.user_agent_token):
+        if is_opt_out(robots, self._disallowed_directives, self._limits.user_agent_token):
             return SampleStatus.OPT_OUT, "X-Robots-Tag forbids the use"
         if not any(end in self._header.getvalue() for end in HEADERS_END):
             return PROTOCOL_ERROR  # libcurl takes the end of the connection for that of the headers

@@ -66,6 +66,7 @@ class Visit:
 class HostileWeb:
     """Serves `handlers` by path; a path without one gets 404. One thread a connection."""
 
+    address: str = "127.0.0.1"  # that it listens at
     handlers: dict[str, Handler] = field(default_factory=dict)
     asked: Counter[str] = field(default_factory=Counter)
     seen_headers: list[dict[str, str]] = field(default_factory=list)
@@ -75,7 +76,7 @@ class HostileWeb:
     def __enter__(self) -> "HostileWeb":
         self._lock = threading.Lock()
         self._is_closing = threading.Event()
-        self._listening = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self._listening = socket.create_server((self.address, 0), backlog=512)
         self.port = self._listening.getsockname()[1]
         self.base = f"http://127.0.0.1:{self.port}"
         threading.Thread(target=self._accept, daemon=True).start()
