@@ -115,7 +115,7 @@ class Fetcher:
             else:
                 parts = urlsplit(url)
                 self._waiting.add(_Job(request.row, parts, parts))
-        while self._waiting or self._running or self._unresolved or self._before_robots:
+        while self._has_work:
             yield from self._start_resolved()
             patience_s = LONGEST_WAIT_S
             while not (is_full and is_full()) and self._under_way < self._config.connections:
@@ -124,7 +124,7 @@ class Fetcher:
                     patience_s = self._until_due()
                     break
                 yield from self._begin(job)
-            for handle, code in self._loop.wait(patience_s):
+            for handle, code in self._loop.wait(patience_s) if self._has_work else ():
                 transfer, job = self._running.pop(handle)
                 yield from self._finish(transfer, job, code)
 
@@ -132,6 +132,11 @@ class Fetcher:
     def most_at_once(self) -> int:
         """Requests that may be under way at once."""
         return self._config.connections
+
+    @property
+    def _has_work(self) -> bool:
+        """Whether a request has not ended."""
+        return bool(self._waiting or self._running or self._unresolved or self._before_robots)
 
     @property
     def _under_way(self) -> int:

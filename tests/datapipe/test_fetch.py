@@ -311,6 +311,12 @@ def test_a_retry_that_is_due_while_the_reader_is_full_is_waited_for_in_sleep(
     assert turns["all"] < FEW_TURNS
 
 
+def test_nothing_is_waited_for_when_the_last_url_has_ended(monkeypatch: pytest.MonkeyPatch):
+    turns = count_turns(monkeypatch)
+    assert fetch_one("http://no-such-host.invalid/").status is SampleStatus.HOST_NOT_FOUND
+    assert turns["all"] <= 1  # for the name
+
+
 def test_the_same_failures_have_the_same_texts(web: HostileWeb):
     urls = [
         web.at("/hang", lambda visit: visit.hang()),
