@@ -105,8 +105,10 @@ def _read(child: "subprocess.Popen[bytes]", length: int) -> bytes:
     """Raises EOFError when the child has ended, TimeoutError when it says nothing for too long."""
     assert child.stdout is not None
     data = b""
+    readable = select.poll()  # `select.select` knows no descriptor above 1023
+    readable.register(child.stdout, select.POLLIN)
     while len(data) < length:
-        if not select.select([child.stdout], [], [], DECODE_TIMEOUT_S)[0]:
+        if not readable.poll(DECODE_TIMEOUT_S * 1000):
             raise TimeoutError
         part = child.stdout.read1(length - len(data))  # type: ignore[attr-defined]
         if not part:

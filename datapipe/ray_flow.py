@@ -79,7 +79,7 @@ def _shards(
     overlap = min(overlap, -(-len(work) // processes))
     return ray.data.from_items(work, override_num_blocks=len(work)).map(
         _RayShardWorker,
-        fn_constructor_args=(config, record, process_image),
+        fn_constructor_args=(config, record, process_image, overlap),
         num_cpus=1,
         compute=ray.data.ActorPoolStrategy(
             size=processes,
@@ -101,13 +101,14 @@ def _reason(error: BaseException) -> str:
 class _RayShardWorker:
     """A process of the pool; several of its calls run at once, in threads."""
 
-    def __init__(self, config: BuildConfig, record: Any, process_image: ProcessImage) -> None:
+    def __init__(self, config: BuildConfig, record: Any, process_image: ProcessImage, shards_at_once: int) -> None:
         self._record = record
         self._worker = ShardWorker(
             config,
             process_image,
             on_begin=lambda shard: int(ray.get(record.begin.remote(shard, this_place()))),
             on_progress=lambda shard, progress: record.set.remote(shard, progress),
+            shards_at_once=shards_at_once,
         )
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:

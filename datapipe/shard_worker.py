@@ -10,13 +10,15 @@ from datapipe.isolation import ProcessImage
 from datapipe.marker import ShardStats
 from datapipe.plan import ShardPlan
 from datapipe.shard_task import ShardProgress, WorkerTools, build_shard
+from infra.open_files import require_open_files
 
 REPORT_EVERY_S = 1.0
+OTHER_OPEN_FILES = 256  # Ray's, the shards' own, those of large bodies
 CRASHES_BEFORE_ISOLATION = 2  # one may be a machine's; with the second, a picture is suspected
 
 
 class ShardWorker:
-    """Builds the shards it is given; `build` may be called from several threads.
+    """Builds the shards it is given; `build` may be called from so many threads as there are `shards_at_once`.
 
     `on_begin` is told the shard and says how often its process has died; `on_progress` hears about once a second.
     """
@@ -27,15 +29,18 @@ class ShardWorker:
         process_image: ProcessImage,
         on_begin: Callable[[int], int],
         on_progress: Callable[[int, ShardProgress], object],
+        shards_at_once: int,
     ) -> None:
         cv2.setNumThreads(1)  # one process a core
         self._config = config
         self._on_begin = on_begin
         self._on_progress = on_progress
+        self._open_files = shards_at_once * config.connections + OTHER_OPEN_FILES
         self._tools = WorkerTools(process_image=process_image)
 
     def build(self, plan: ShardPlan) -> ShardStats:
-        """Downloads, processes, writes and commits the shard."""
+        """Downloads, processes, writes and commits the shard. Raises MachineError where too few files may be open."""
+        require_open_files(self._open_files)
         crashes = self._on_begin(plan.shard)
         last = 0.0
 
