@@ -8,7 +8,7 @@ from typing import Protocol
 from datapipe.baton import Baton
 from datapipe.fetch import Fetcher, FetchRequest, FetchResult
 
-MAX_WAITING_BYTES = 32 << 20  # downloaded and not decoded yet, of one shard
+MAX_WAITING_BYTES = 32 << 20  # of one shard, in memory: past this no request begins
 WAITING_SHARE = 0.5  # results that may wait, of the requests under way at once, which come on top
 
 
@@ -29,6 +29,7 @@ def fetch_in_background(
         baton.release()
         backlog.abandon()
         thread.join()
+        backlog.clear()
 
 
 def _fetch(fetcher: Fetcher, requests: Iterable[FetchRequest], backlog: "Backlog") -> None:
@@ -43,6 +44,7 @@ def _fetch(fetcher: Fetcher, requests: Iterable[FetchRequest], backlog: "Backlog
 
 
 def _next(backlog: "Backlog", baton: Baton, number: int) -> FetchResult | BaseException | None:
+    backlog.tell_of_room()
     is_ready = backlog.has_one()
     if not is_ready or baton.is_wanted_before(number):
         baton.release()
@@ -65,6 +67,10 @@ class CanBeWoken(Protocol):
     def most_at_once(self) -> int:
         """Requests that may be under way at once."""
 
+    @property
+    def bytes_in_memory(self) -> int:
+        """What bodies take that are on their way or were not taken yet."""
+
     def wake(self) -> None:
         """Makes it ask `is_full` again."""
 
@@ -72,7 +78,7 @@ class CanBeWoken(Protocol):
 class Backlog:
     """Results between the thread that fetches and the one that decodes, limited in number and bytes.
 
-    Requests under way do not count: where most of them hang, there would be room only for those that hang as well.
+    In number, requests under way do not count: where most of them hang, hardly one would begin beside them.
     The fetcher is woken when there is room for half of what may wait: each awakening has a price.
     """
 
@@ -82,12 +88,9 @@ class Backlog:
         self._results: queue.SimpleQueue[FetchResult | BaseException | None] = queue.SimpleQueue()
         self._peeked: list[FetchResult | BaseException | None] = []
         self._is_abandoned = threading.Event()
-        # Each is changed by one thread alone.
-        self._bytes_put = self._bytes_taken = 0
 
     def put(self, result: FetchResult | BaseException | None) -> None:
         """Adds a result, the error that ended the fetch, or None for its end."""
-        self._bytes_put += _body_bytes(result)
         self._results.put(result)
 
     def has_one(self) -> bool:
@@ -99,13 +102,14 @@ class Backlog:
         self._peeked.append(self._results.get())
 
     def get(self) -> FetchResult | BaseException | None:
-        """The next one; makes room for others."""
-        result = self._peeked.pop() if self._peeked else self._results.get()
-        self._bytes_taken += _body_bytes(result)
+        """The next one."""
+        return self._peeked.pop() if self._peeked else self._results.get()
+
+    def tell_of_room(self) -> None:
+        """Wakes the fetcher if it waits and there is room; to be called after a body was taken."""
         if self._was_full and not self._fills(0.5):
             self._was_full = False
             self._fetcher.wake()
-        return result
 
     def is_full(self) -> bool:
         """Whether no new request may begin. Raises _AbandonedError after `abandon`."""
@@ -121,12 +125,15 @@ class Backlog:
         self._is_abandoned.set()
         self._fetcher.wake()
 
+    def clear(self) -> None:
+        """Lets go of the bodies of all results that nobody has got."""
+        while self.has_one():
+            result = self.get()
+            if isinstance(result, FetchResult) and result.body is not None:
+                result.body.clear()
+
     def _fills(self, share: float) -> bool:
         """Whether so much of what may wait is waiting."""
-        waiting_bytes = self._bytes_put - self._bytes_taken
         most_results = self._fetcher.most_at_once * WAITING_SHARE
-        return self._results.qsize() >= share * most_results or waiting_bytes >= share * MAX_WAITING_BYTES
-
-
-def _body_bytes(result: FetchResult | BaseException | None) -> int:
-    return len(result.body) if isinstance(result, FetchResult) else 0
+        in_memory = self._fetcher.bytes_in_memory
+        return self._results.qsize() >= share * most_results or in_memory >= share * MAX_WAITING_BYTES

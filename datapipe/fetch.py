@@ -11,11 +11,13 @@ from urllib.parse import SplitResult, urlsplit
 import pycurl
 
 from datapipe.addresses import Refusal, clean_url, parse_networks
+from datapipe.body import Body, BodyMemory
 from datapipe.config import BuildConfig
 from datapipe.curl_loop import CurlLoop
 from datapipe.host_queue import HostQueues
 from datapipe.resolve import NO_ANSWER, Addresses, Resolver
 from datapipe.retry import asked_delay_s, retry_delay_s
+from datapipe.robots_rules import MAX_BYTES
 from datapipe.robots_txt import RobotsRules, robots_url
 from datapipe.status import SampleStatus
 from datapipe.transfer import Transfer, TransferLimits
@@ -33,12 +35,15 @@ class FetchRequest:
 
 @dataclass(frozen=True, slots=True)
 class FetchResult:
-    """What became of a URL: its body, or the reason and a text that does not depend on timing."""
+    """What became of a URL: its body, or the reason and a text that does not depend on timing.
+
+    The body is there for a success alone, and whoever has the result takes or clears it.
+    """
 
     row: int
     status: SampleStatus
     message: str = ""
-    body: bytes = b""
+    body: Body | None = None
 
 
 @dataclass(slots=True)
@@ -79,6 +84,7 @@ class Fetcher:
         )
         self._disallowed_directives = tuple(config.disallowed_header_directives)
         self._resolver = resolver or Resolver()
+        self._memory = BodyMemory()
         self._loop = CurlLoop(config.connections)
         self._spare: list[Transfer] = []
         self._chance = random.Random()  # only for the moment of a retry: no outcome depends on it
@@ -94,7 +100,7 @@ class Fetcher:
 
     def __exit__(self, *_: object) -> None:
         self._loop.close()
-        for transfer in self._spare:
+        for transfer in (*self._spare, *(transfer for transfer, _ in self._running.values())):
             transfer.close()
 
     def wake(self) -> None:
@@ -132,6 +138,11 @@ class Fetcher:
     def most_at_once(self) -> int:
         """Requests that may be under way at once."""
         return self._config.connections
+
+    @property
+    def bytes_in_memory(self) -> int:
+        """What bodies take that are on their way or were not taken yet."""
+        return self._memory.used_bytes
 
     @property
     def _has_work(self) -> bool:
@@ -187,7 +198,7 @@ class Fetcher:
         elif left_s <= 0:
             yield from self._end(job, SampleStatus.TIMEOUT, "not whole within the time limit")
         else:
-            transfer = self._spare.pop() if self._spare else Transfer(self._limits)
+            transfer = self._spare.pop() if self._spare else Transfer(self._limits, self._memory)
             # Where a site keeps its rules from being indexed, they hold none the less.
             directives = () if job.row is None else self._disallowed_directives
             transfer.prepare(job.url, answer, left_s, directives)
@@ -195,10 +206,13 @@ class Fetcher:
             self._loop.add(transfer.handle)
 
     def _finish(self, transfer: Transfer, job: _Job, code: int) -> Iterator[FetchResult]:
+        self._spare.append(transfer)
         status, message = transfer.outcome(code)
         target = transfer.redirect_url if code == pycurl.E_OK else None
-        body, retry_after = transfer.take_body(), None if status.is_success else transfer.retry_after
-        self._spare.append(transfer)
+        retry_after = None if status.is_success else transfer.retry_after
+        body = transfer.take_body()
+        if not status.is_success:
+            body.clear()
         if target is not None:
             yield from self._follow(job, target)
         else:
@@ -220,7 +234,7 @@ class Fetcher:
             self._waiting.add(job, first=True)
 
     def _end(
-        self, job: _Job, status: SampleStatus, message: str, body: bytes = b"", retry_after: str | None = None
+        self, job: _Job, status: SampleStatus, message: str, body: Body | None = None, retry_after: str | None = None
     ) -> Iterator[FetchResult]:
         """Gives back the host's place; then the job is tried again, or has ended."""
         now = time.monotonic()
@@ -232,13 +246,14 @@ class Fetcher:
             job.url, job.hops = job.first_url, 0
             self._waiting.add_later(job, now + delay)
         elif job.row is not None:
-            yield FetchResult(job.row, status, message, body if status.is_success else b"")
+            yield FetchResult(job.row, status, message, body if status.is_success else None)
         else:
             self._learn_robots(job, status, body)
 
-    def _learn_robots(self, job: _Job, status: SampleStatus, body: bytes) -> None:
+    def _learn_robots(self, job: _Job, status: SampleStatus, body: Body | None) -> None:
         assert self._robots is not None
-        self._robots.learn(job.first_url, status, body)
+        # One byte past what is read tells that there is more.
+        self._robots.learn(job.first_url, status, b"" if body is None else body.take(MAX_BYTES + 1))
         for waiting in self._before_robots.pop(robots_url(job.first_url)):
             waiting.is_allowed = self._robots.allows(waiting.url)  # now: before its turn they may be forgotten
             self._waiting.add(waiting)

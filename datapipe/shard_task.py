@@ -2,8 +2,9 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from datapipe.addresses import Refusal
 from datapipe.backlog import fetch_in_background
@@ -19,6 +20,7 @@ from datapipe.plan import ShardPlan
 from datapipe.resolve import Resolver
 from datapipe.rows import read_rows
 from datapipe.shard import ShardWriter
+from datapipe.status import SampleStatus
 from datapipe.watchdog import Watchdog
 from infra.storage import storage_of
 
@@ -66,47 +68,53 @@ def build_shard(
     with (
         ShardWriter(output, plan.shard, table, config) as shard,
         Fetcher(config, tools.resolver, scratch=scratch_folder(output)) as fetcher,
+        IsolatedDecoder(config, tools.process_image) as child,
     ):
-        for result, stored in _processed(plan, requests, fetcher, config, tools, isolated):
-            outcome = _outcome(result, stored, config)
-            shard.add(result.row, outcome, stored.data if isinstance(stored, StoredImage) else None)
-            progress.status_counts[outcome.status.value] += 1
-            progress.downloaded_bytes += len(result.body)
+        decode = child.process if isolated else partial(_watched, tools, config)
+        for result in fetch_in_background(fetcher, requests, tools.baton, plan.shard):
+            row = _processed(result, decode, config)
+            shard.add(result.row, row.outcome, row.data)
+            progress.status_counts[row.outcome.status.value] += 1
+            progress.downloaded_bytes += row.downloaded_bytes
             on_progress(progress)
         return shard.commit()
 
 
+@dataclass(frozen=True, slots=True)
+class _ProcessedRow:
+    """What became of a row, the picture that is stored, and the bytes that it took to download."""
+
+    outcome: RowOutcome
+    data: bytes | None = None
+    downloaded_bytes: int = 0
+
+
+def _watched(tools: WorkerTools, config: BuildConfig, body: bytes) -> StoredImage | Refusal:
+    with tools.watchdog:
+        return tools.process_image(body, config)
+
+
 def _processed(
-    plan: ShardPlan,
-    requests: list[FetchRequest],
-    fetcher: Fetcher,
-    config: BuildConfig,
-    tools: WorkerTools,
-    isolated: bool,
-) -> Iterator[tuple[FetchResult, StoredImage | Refusal]]:
-    """Each URL's result with the picture, or why there is none."""
-    with IsolatedDecoder(config, tools.process_image) as child:
-        for result in fetch_in_background(fetcher, requests, tools.baton, plan.shard):
-            if not result.status.is_success:
-                yield result, Refusal(result.status, result.message)
-            elif isolated:
-                yield result, child.process(result.body)
-            else:
-                with tools.watchdog:
-                    stored = tools.process_image(result.body, config)
-                yield result, stored
-
-
-def _outcome(result: FetchResult, stored: StoredImage | Refusal, config: BuildConfig) -> RowOutcome:
+    result: FetchResult, decode: Callable[[bytes], StoredImage | Refusal], config: BuildConfig
+) -> _ProcessedRow:
+    """The picture of a URL, or why there is none. The downloaded bytes are in memory in here alone."""
+    if result.body is None:
+        return _ProcessedRow(RowOutcome(result.status, result.message))
+    body = result.body.take()
+    stored = decode(body)
     if isinstance(stored, Refusal):
-        return RowOutcome(stored.status, stored.message)
+        return _ProcessedRow(RowOutcome(stored.status, stored.message), downloaded_bytes=len(body))
+    return _ProcessedRow(_outcome(result.status, stored, body, config), stored.data, len(body))
+
+
+def _outcome(status: SampleStatus, stored: StoredImage, body: bytes, config: BuildConfig) -> RowOutcome:
     return RowOutcome(
-        result.status,
+        status,
         length=len(stored.data),
         width=stored.width,
         height=stored.height,
         original_width=stored.original_width,
         original_height=stored.original_height,
         exif=stored.exif,
-        digest=hashlib.new(config.compute_hash, result.body).hexdigest() if config.compute_hash else None,
+        digest=hashlib.new(config.compute_hash, body).hexdigest() if config.compute_hash else None,
     )

@@ -13,7 +13,7 @@ from urllib.parse import SplitResult
 import pycurl
 
 from datapipe.addresses import Network, may_be_asked
-from datapipe.body import Body
+from datapipe.body import Body, BodyMemory
 from datapipe.resolve import Addresses
 from datapipe.robots import is_opt_out
 from datapipe.status import SampleStatus
@@ -54,9 +54,10 @@ class TransferLimits:
 class Transfer:
     """A libcurl handle that is used for one request after another."""
 
-    def __init__(self, limits: TransferLimits) -> None:
+    def __init__(self, limits: TransferLimits, memory: BodyMemory) -> None:
         self._limits = limits
-        self._body = Body(limits.scratch)
+        self._memory = memory
+        self._body = Body(limits.scratch, memory)
         self._header = io.BytesIO()
         self.handle = pycurl.Curl()
         self._disallowed_directives: tuple[str, ...] = ()
@@ -110,9 +111,10 @@ class Transfer:
             return SampleStatus.EMPTY_BODY, "the answer has no body"
         return SampleStatus.SUCCESS, ""
 
-    def take_body(self) -> bytes:
-        """The body; the transfer lets go of it."""
-        return self._body.take()
+    def take_body(self) -> Body:
+        """The body, which is the caller's to clear."""
+        body, self._body = self._body, Body(self._limits.scratch, self._memory)
+        return body
 
     @property
     def retry_after(self) -> str | None:
@@ -121,7 +123,8 @@ class Transfer:
         return values[0] if values else None
 
     def close(self) -> None:
-        """Frees the handle."""
+        """Frees the handle and what it has received."""
+        self._body.clear()
         self.handle.close()
 
     def _forget(self) -> None:

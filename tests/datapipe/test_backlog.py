@@ -1,8 +1,20 @@
 """What waits between the thread that fetches and the one that decodes."""
 
-from datapipe.backlog import Backlog
-from datapipe.fetch import FetchResult
+import os
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from hostile_web import HostileWeb
+
+from datapipe import body as body_module
+from datapipe.backlog import MAX_WAITING_BYTES, Backlog, fetch_in_background
+from datapipe.baton import Baton
+from datapipe.config import BuildConfig
+from datapipe.fetch import Fetcher, FetchRequest, FetchResult
 from datapipe.status import SampleStatus
+
+MIB = 1 << 20
 
 
 class CountingFetcher:
@@ -11,6 +23,7 @@ class CountingFetcher:
     most_at_once = 64
 
     def __init__(self) -> None:
+        self.bytes_in_memory = 0
         self.times_woken = 0
 
     def wake(self) -> None:
@@ -26,5 +39,63 @@ def test_the_fetcher_is_woken_once_when_half_has_room_again():
         results += 1
     for taken in range(1, results + 1):
         backlog.get()
+        backlog.tell_of_room()
         assert fetcher.times_woken == (taken > results / 2)
     assert not backlog.is_full()
+
+
+def test_the_fetcher_is_woken_when_half_of_the_memory_is_free_again():
+    fetcher = CountingFetcher()
+    backlog = Backlog(fetcher)
+    fetcher.bytes_in_memory = MAX_WAITING_BYTES
+    assert backlog.is_full()
+    fetcher.bytes_in_memory = MAX_WAITING_BYTES // 2
+    backlog.tell_of_room()
+    assert fetcher.times_woken == 0
+    fetcher.bytes_in_memory -= 1
+    backlog.tell_of_room()
+    assert fetcher.times_woken == 1 and not backlog.is_full()
+
+
+def fetcher_into(scratch: Path) -> Fetcher:
+    settings = {"input": "", "output": "", "allow_private_addresses": ["127.0.0.1/32"], "connections_per_host": 64}
+    return Fetcher(BuildConfig.model_validate(settings), scratch=scratch)
+
+
+def large_pictures(web: HostileWeb, number: int, size_bytes: int) -> list[FetchRequest]:
+    body = b"x" * size_bytes
+    return [FetchRequest(row, web.serve(f"/{row}", body)) for row in range(number)]
+
+
+@pytest.mark.parametrize("size_bytes", [MIB, 6 * MIB], ids=["small", "large"])
+def test_bodies_that_wait_together_take_no_more_memory_than_is_allowed(
+    size_bytes: int, web: HostileWeb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(body_module, "MAX_MEMORY_BYTES", 8 * MIB)
+    requests = large_pictures(web, 32, size_bytes)
+    with fetcher_into(tmp_path) as fetcher:
+        tracemalloc.start()
+        try:
+            results = list(fetcher.fetch(requests))
+            taken, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert fetcher.bytes_in_memory <= 8 * MIB and taken < 12 * MIB
+        assert [len(result.body.take()) for result in results] == [size_bytes] * 32
+        assert fetcher.bytes_in_memory == 0
+
+
+def open_files_below(folder: Path) -> int:
+    links = [os.readlink(entry.path) for entry in os.scandir("/proc/self/fd") if os.path.lexists(entry.path)]
+    return sum(link.startswith(str(folder)) for link in links)
+
+
+def test_a_shard_that_is_given_up_leaves_no_file_and_no_memory_taken(web: HostileWeb, tmp_path: Path):
+    requests = [*large_pictures(web, 60, 3 * MIB), FetchRequest(60, web.at("/hang", lambda visit: visit.hang()))]
+    with fetcher_into(tmp_path) as fetcher:
+        results = fetch_in_background(fetcher, requests, Baton(), 0)
+        body = next(results).body
+        assert open_files_below(tmp_path) > 0 and list(tmp_path.iterdir()) == []
+        body.clear()
+        results.close()
+    assert open_files_below(tmp_path) == 0 and fetcher.bytes_in_memory == 0
