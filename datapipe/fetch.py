@@ -15,12 +15,13 @@ from datapipe.body import Body, BodyMemory
 from datapipe.config import BuildConfig
 from datapipe.curl_loop import CurlLoop
 from datapipe.host_queue import HostQueues
-from datapipe.resolve import NO_ANSWER, Addresses, Resolver
+from datapipe.resolve import NO_ANSWER, Answer, Resolver
 from datapipe.retry import asked_delay_s, retry_delay_s
 from datapipe.robots_rules import MAX_BYTES
 from datapipe.robots_txt import RobotsRules, robots_url
 from datapipe.status import SampleStatus
 from datapipe.transfer import Transfer, TransferLimits
+from infra.open_files import shortage
 
 LONGEST_WAIT_S = 1.0  # whoever has news wakes the loop; this is for whoever forgets
 
@@ -112,7 +113,7 @@ class Fetcher:
     ) -> Iterator[FetchResult]:
         """Yields one result for each request, in the order in which they end.
 
-        What `is_full` raises ends the fetch.
+        What `is_full` raises ends the fetch. Raises OutputError and MachineError for what this machine lacks.
         """
         for request in requests:
             url = clean_url(request.url)
@@ -188,9 +189,11 @@ class Fetcher:
         left_s = job.deadline - time.monotonic()
         # With a proxy it is the proxy that looks names up.
         host = job.url.hostname or ""
-        answer: Addresses | Refusal | None = () if self._config.proxy else self._resolver.ask(host, self._loop.wake)
+        answer: Answer | None = () if self._config.proxy else self._resolver.ask(host, self._loop.wake)
         if answer is None and left_s > 0:
             self._unresolved.append(job)
+        elif isinstance(answer, OSError):
+            raise shortage(answer)
         elif answer is None:
             yield from self._end(job, NO_ANSWER.status, NO_ANSWER.message)
         elif isinstance(answer, Refusal):

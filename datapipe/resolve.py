@@ -10,10 +10,12 @@ from dataclasses import dataclass
 
 from datapipe.addresses import Refusal
 from datapipe.status import SampleStatus
+from infra.open_files import is_shortage
 
 LOOKUPS_AT_ONCE = 64  # one that hangs in the system's resolver holds up none of the others
 FOUND_TTL_S = 600.0
 FAILED_TTL_S = 60.0
+SHORTAGE_TTL_S = 1.0
 MAX_NAMES = 200_000
 # The system's resolver gave a final answer, as opposed to none; glibc's EAI_NODATA is not in Python's module.
 NO_SUCH_NAME = frozenset({socket.EAI_NONAME, -5})
@@ -21,7 +23,7 @@ NOT_FOUND = Refusal(SampleStatus.HOST_NOT_FOUND, "the host's name has no address
 NO_ANSWER = Refusal(SampleStatus.DNS_FAILED, "the name servers gave no answer")
 
 Addresses = tuple[str, ...]
-Answer = Addresses | Refusal
+Answer = Addresses | Refusal | OSError  # an error is what this machine lacked to ask
 Lookup = Callable[[str], Addresses]
 
 
@@ -66,7 +68,7 @@ class Resolver:
         while True:
             host = self._names.get()
             answer = self._answer(host)
-            ttl = FAILED_TTL_S if isinstance(answer, Refusal) else FOUND_TTL_S
+            ttl = _ttl_s(answer)
             with self._lock:
                 if len(self._known) >= MAX_NAMES:
                     del self._known[next(iter(self._known))]
@@ -82,15 +84,21 @@ class Resolver:
             return self._lookup(host) or NOT_FOUND
         except socket.gaierror as error:
             return NOT_FOUND if error.errno in NO_SUCH_NAME else NO_ANSWER
-        except (OSError, UnicodeError):
+        except (OSError, UnicodeError) as error:
             # A label of more than 63 characters, for one, cannot be asked for.
-            return NOT_FOUND
+            return error if isinstance(error, OSError) and is_shortage(error) else NOT_FOUND
 
 
 def look_up(host: str) -> Addresses:
     """Asks the system's resolver. Raises OSError (socket.gaierror) or UnicodeError."""
     found: Sequence[tuple[object, ...]] = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return tuple(dict.fromkeys(str(entry[4][0]) for entry in found if isinstance(entry[4], tuple)))
+
+
+def _ttl_s(answer: Answer) -> float:
+    if isinstance(answer, OSError):
+        return SHORTAGE_TTL_S
+    return FAILED_TTL_S if isinstance(answer, Refusal) else FOUND_TTL_S
 
 
 def _literal(host: str) -> Addresses | None:

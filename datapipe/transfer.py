@@ -17,6 +17,8 @@ from datapipe.body import Body, BodyMemory
 from datapipe.resolve import Addresses
 from datapipe.robots import is_opt_out
 from datapipe.status import SampleStatus
+from infra.errors import DiptychError, MachineError
+from infra.open_files import is_shortage, shortage
 
 # A server that drips its answer for so long is dropped before the time limit: it would drip again.
 LOW_SPEED_BYTES_S = 1024
@@ -90,7 +92,18 @@ class Transfer:
         return str(target.decode("utf-8", "replace"))
 
     def outcome(self, curl_code: int) -> tuple[SampleStatus, str]:
-        """What the ended transfer counts as, with a text that is the same on every try."""
+        """What the ended transfer counts as, with a text that is the same on every try.
+
+        Raises OutputError or MachineError for what this machine lacked: none of it is the web's.
+        """
+        if curl_code != pycurl.E_OK and self._fault is not None:
+            raise self._fault
+        if curl_code == pycurl.E_SSL_CACERT_BADFILE:
+            raise MachineError(
+                f"The certificates of the authorities cannot be read: {ssl.get_default_verify_paths().cafile}.",
+                "It must be a file in PEM format; no https address can be checked without it.",
+                "Install the system's ca-certificates, or let SSL_CERT_FILE name such a file.",
+            )
         if self._too_large or curl_code == pycurl.E_FILESIZE_EXCEEDED:
             return SampleStatus.TOO_LARGE, f"more than {self._limits.max_bytes} bytes"
         if self._is_slow:
@@ -133,6 +146,7 @@ class Transfer:
         self._header.truncate()
         self._too_large = self._is_slow = False
         self._address_refused = False
+        self._fault: DiptychError | None = None
         self._body_began = 0.0
 
     def _set_options(self) -> None:
@@ -156,8 +170,7 @@ class Transfer:
         login = os.environ.get(PROXY_LOGIN_VARIABLE)
         if limits.proxy is not None and login:
             handle.setopt(pycurl.PROXYUSERPWD, login)
-        if limits.proxy is None:
-            handle.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
+        handle.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
         handle.setopt(pycurl.WRITEHEADER, self._header)
         handle.setopt(pycurl.WRITEFUNCTION, self._on_body)
 
@@ -165,10 +178,20 @@ class Transfer:
         """Called by libcurl after DNS, for every hop: so neither a redirect nor DNS rebinding gets round it."""
         family, kind, protocol, target = address
         host = target[0].decode() if isinstance(target[0], bytes) else str(target[0])
-        if family not in (socket.AF_INET, socket.AF_INET6) or not may_be_asked(host, self._limits.allowed_networks):
+        if self._limits.proxy is None and not self._may_be_asked(family, host):
             self._address_refused = True
             return pycurl.SOCKET_BAD
-        return socket.socket(family, kind, protocol)
+        try:
+            opened = socket.socket(family, kind, protocol)
+            os.close(os.dup(opened.fileno()))  # pycurl makes such a copy, and does not tell when it cannot
+        except OSError as error:
+            if is_shortage(error):
+                self._fault = shortage(error)
+            return pycurl.SOCKET_BAD
+        return opened
+
+    def _may_be_asked(self, family: int, host: str) -> bool:
+        return family in (socket.AF_INET, socket.AF_INET6) and may_be_asked(host, self._limits.allowed_networks)
 
     def _header_values(self, name: bytes) -> list[str]:
         """The values of a header in the answer; what came before the answer (1xx) does not count."""
@@ -191,7 +214,11 @@ class Transfer:
         )
         if self._is_slow:
             return -1
-        self._body.append(chunk)
+        try:
+            self._body.append(chunk)
+        except DiptychError as error:
+            self._fault = error
+            return -1
         return None
 
 

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pictures import picture
 
+from datapipe import shard_task
 from datapipe.config import BuildConfig
 from datapipe.plan import InputFile, Piece, ShardPlan, plan_shards
 from datapipe.rows import read_rows
@@ -73,6 +74,19 @@ def test_a_failure_in_the_middle_ends_the_shard_at_once_and_leaves_nothing(web: 
     assert time.monotonic() - started < 3.0
     assert list(output.iterdir()) == []
     assert not [thread for thread in threading.enumerate() if thread.name == "fetch"]
+
+
+def test_a_scratch_disk_that_cannot_be_written_commits_no_shard(
+    web: HostileWeb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(shard_task, "scratch_folder", lambda _: tmp_path / "gone")
+    urls = [web.serve("/0", picture(0)), web.serve("/large", b"x" * (6 << 20))]
+    pq.write_table(pa.table({"url": urls, "caption": urls}), tmp_path / "list.parquet")
+    output = tmp_path / "out"
+    output.mkdir()
+    with pytest.raises(OutputError, match="cannot be written"):
+        build_shard(ShardPlan(0, (Piece(str(tmp_path / "list.parquet"), 0, 2),)), config(output), lambda _: None)
+    assert list(output.iterdir()) == []
 
 
 def test_progress_is_told_row_by_row(web: HostileWeb, tmp_path: Path):
