@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from infra.terminal import printable
+from infra.terminal import BestEffort, printable
 
 if TYPE_CHECKING:
     from infra.progress import StageSnapshot
@@ -49,10 +49,11 @@ class Display(Protocol):
 
 
 def display_on(stream: TextIO, form: ProgressForm) -> Display:
-    """The display of this form that suits the stream."""
+    """The display of this form that suits the stream. A stream that is lost costs the display, and not the work."""
+    lasting = cast("TextIO", BestEffort(stream))
     if form is ProgressForm.JSON:
-        return JsonLines(stream)
-    console = Console(file=stream, highlight=False, emoji=False, soft_wrap=True)
+        return JsonLines(lasting)
+    console = Console(file=lasting, highlight=False, emoji=False, soft_wrap=True)
     return LiveBar(console) if console.is_terminal else PlainLines(console)
 
 

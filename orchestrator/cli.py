@@ -11,6 +11,7 @@ import click
 from infra.errors import DiptychError
 from orchestrator.cluster_commands import cluster
 from orchestrator.inspection_commands import inspection_commands
+from orchestrator.options import say_if_heard
 from orchestrator.run_commands import run_commands
 from orchestrator.stage_commands import stage_commands
 
@@ -32,11 +33,11 @@ def main() -> NoReturn:
         _print_error(error)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("Stopped. Run the same command again: it goes on where it was.", err=True)
+        say_if_heard("Stopped. Run the same command again: it goes on where it was.", err=True)
         sys.exit(INTERRUPTED)
     except SystemExit as error:
         if error.code == TERMINATED:
-            click.echo("Terminated. Run the same command again: it goes on where it was.", err=True)
+            say_if_heard("Terminated. Run the same command again: it goes on where it was.", err=True)
         raise
     except Exception as error:  # noqa: BLE001 - the process's border: a bug is shown whole
         traceback.print_exception(error)
@@ -58,9 +59,9 @@ for command in (*stage_commands, *run_commands, *inspection_commands, cluster):
 
 
 def _print_error(error: DiptychError) -> None:
-    click.echo(f"{click.style('error:', fg='red')} {error}", err=True)
+    say_if_heard(f"{click.style('error:', fg='red')} {error}", err=True)
     for note in getattr(error, "__notes__", []):
-        click.echo(note, err=True)
+        say_if_heard(note, err=True)
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:

@@ -20,6 +20,7 @@ from infra.terminal import quiet
 from orchestrator.config import RunConfig, Stage
 from orchestrator.driver import CredentialsEnded, Driver, LeaseLost, Watch, watching
 from orchestrator.keeper import LOGS_FOLDER, Keeper, keeping, logs_folder
+from orchestrator.options import say_if_heard
 from orchestrator.records import begin_drive, end_drive, forget_stop_request, next_drive_number
 from orchestrator.report_refresh import refreshing_report
 from orchestrator.run import check_run, open_run, with_stored_sections
@@ -104,7 +105,7 @@ def driving(
     A request to stop from before the block counts only for one that `is_submitted`.
     """
     with (
-        hold(folder, partial(print, file=sys.stderr, flush=True)) as lease,
+        hold(folder, partial(say_if_heard, err=True)) as lease,
         logs_folder(folder) as logs,
         quiet(logs / DRIVER_LOG) as terminal,
     ):

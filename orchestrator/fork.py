@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from infra.errors import ConfigError
 from infra.lease import hold
 from infra.storage import Storage, sha256_in
 from orchestrator.config import RunConfig, config_of
+from orchestrator.options import say_if_heard
 from orchestrator.records import RUN_FILE, Event, record_event, this_process
 from orchestrator.resume import stored_source
 from orchestrator.run import CONFIG_FILE, check_run, create_run, read_identity
@@ -51,7 +51,7 @@ def fork_run(run: Storage, name: str, step: int, overrides: Sequence[str] = ()) 
     fork = config.folder
     origin = {"run": run.url, "step": step, "changes": list(overrides)}
     _require_free(fork, origin)  # before its lease, which the driver of another run may have
-    with hold(fork, partial(print, file=sys.stderr, flush=True)):
+    with hold(fork, partial(say_if_heard, err=True)):
         _require_free(fork, origin)
         create_run(config, {ORIGIN_KEY: origin})
         for log in (METRICS_FILE, REPLACEMENTS_FILE):

@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from infra.errors import OutputError
+from infra.terminal import flush_or_drop
 
 config_argument = click.argument("config", type=click.Path(path_type=Path))
 overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
@@ -48,6 +50,14 @@ def say(text: str) -> None:
             "It is a terminal, a pipe that is read, or a file on a disk with room.",
             "Send it elsewhere.",
         ) from error
+
+
+def say_if_heard(text: str, *, err: bool = False) -> None:
+    """Prints a line for whoever is still there: a reader that went away, or a full disk, costs the line alone."""
+    try:
+        click.echo(text, err=err)
+    except OSError:
+        flush_or_drop(sys.stderr if err else sys.stdout, 2 if err else 1)
 
 
 def _finite(value: Any) -> Any:

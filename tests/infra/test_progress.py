@@ -1,8 +1,11 @@
 """Progress: rate, time left, and lines that a log can hold."""
 
+import errno
 import io
 import json
 import math
+import os
+import sys
 from collections import Counter
 from typing import Any
 
@@ -130,3 +133,25 @@ def test_a_snapshot_is_read_back_from_the_runs_folder_with_its_facts():
     progress.set_facts({"failures": Counter(timeout=2)})
     progress.end("")
     assert StageSnapshot(**json.loads(json.dumps(seen[-1].to_json()))) == seen[-1]
+
+
+@pytest.mark.parametrize("code", [errno.EPIPE, errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize(("terminal", "form"), [(True, "auto"), (False, "auto"), (False, "json")])
+def test_a_stream_that_is_lost_costs_the_display_and_neither_the_work_nor_the_journal(
+    terminal: bool, form: str, code: int
+):
+    class Lost(io.StringIO):
+        def isatty(self) -> bool:
+            return terminal
+
+        def write(self, _text: str, /) -> int:
+            raise OSError(code, os.strerror(code))
+
+    before, journal, seen = sys.stdout, io.StringIO(), list[StageSnapshot]()
+    with Progress(Lost(), form=ProgressForm(form), journal=journal, on_snapshot=seen.append) as progress:
+        progress.begin("build", total=3, unit="rows")
+        progress.note("a note")
+        progress.update(2)
+        progress.end("3 rows")
+    assert "a note\n" in journal.getvalue() and "✓ build  3 rows" in journal.getvalue() and seen[-1].done == 2
+    assert sys.stdout is before

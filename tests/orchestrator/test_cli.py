@@ -1,6 +1,7 @@
 """The command line: quick help with examples, and mistakes that are explained in two or three lines."""
 
 import json
+import os
 import socket
 import subprocess
 import time
@@ -168,3 +169,11 @@ def test_too_little_disk_is_refused_before_anything_starts(folder: Path, small_d
 
 def test_a_wrong_command_is_refused(tmp_path: Path):
     assert diptych("biuld", cwd=tmp_path).returncode == 2
+
+
+def test_an_error_that_nobody_hears_keeps_its_exit_code(tmp_path: Path):
+    reader, lost = os.pipe()
+    os.close(reader)
+    done = subprocess.run([DIPTYCH, "status", tmp_path], stdout=lost, stderr=lost)
+    os.close(lost)
+    assert done.returncode == 2

@@ -1,5 +1,8 @@
-"""How a drive begins after a request to stop, and ends whose storage refuses its credentials in the middle."""
+"""How a drive begins after a request to stop, and how it ends, whatever goes wrong around it."""
 
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,6 +13,7 @@ from infra.storage import storage_of
 from orchestrator.drive import driving
 from orchestrator.driver import LOOK_EVERY_S, CredentialsEnded
 from orchestrator.records import SUBMIT_EVENT, Event, encode, ending_of, read_standing, record_event
+from orchestrator.run_log import LogReader
 from orchestrator.run_state import RunState, StopMode
 from orchestrator.stop import stop_run
 
@@ -58,3 +62,32 @@ def test_a_stop_from_while_it_was_queued_counts_for_the_job_alone(tmp_path: Path
     with driving(folder, "train"):
         time.sleep(2 * LOOK_EVERY_S)
     assert read_standing(folder).state is RunState.DONE
+
+
+DRIVES = """
+import sys
+from infra.progress_display import ProgressForm
+from infra.storage import storage_of
+from orchestrator.drive import driving
+with driving(storage_of(sys.argv[1]), "train", ProgressForm(sys.argv[2])) as driver:
+    driver.progress.begin("train", total=3, unit="steps")
+    for step in range(3):
+        driver.progress.note(f"step {step}")
+    driver.progress.end("3 steps")
+"""
+
+
+@pytest.mark.parametrize(("form", "is_full"), [("auto", False), ("json", True)])
+def test_a_reader_that_goes_away_and_a_full_disk_behind_standard_error_do_not_end_a_run(
+    tmp_path: Path, form: str, is_full: bool
+):
+    folder = storage_of(tmp_path / "run")
+    reader, lost = os.pipe()
+    os.close(reader)
+    with open("/dev/full", "w") if is_full else open(lost, "w", closefd=False) as stderr:
+        done = subprocess.run([sys.executable, "-c", DRIVES, folder.url, form], stdout=stderr, stderr=stderr)
+    os.close(lost)
+    ending = ending_of(folder, 1)
+    assert done.returncode == 0 and ending is not None and ending.state is RunState.DONE
+    lines = [line.partition("  ")[2] for line in LogReader(folder).new_lines()]
+    assert [line for line in lines if line.startswith("step ")] == ["step 0", "step 1", "step 2"]
