@@ -1,5 +1,6 @@
 """A log of lines in storage that only grows: a file on local disk, a row of objects where nothing can be appended."""
 
+import contextlib
 import math
 import os
 import threading
@@ -7,6 +8,7 @@ import time
 from typing import IO
 
 from infra.errors import DiptychError
+from infra.local_files import unwritable
 from infra.storage import Storage
 
 SEGMENTS_SUFFIX = ".parts"
@@ -43,8 +45,7 @@ class AppendLog:
             if kind is None:
                 raise
         finally:
-            if self._file is not None:
-                self._file.close()
+            self.close()
 
     def write(self, line: str) -> None:
         """Appends the line; its end is added. A storage in trouble is not waited for: its turn comes with `flush`."""
@@ -65,6 +66,12 @@ class AppendLog:
             return
         with self._flushing:
             self._write_segment()
+
+    def close(self) -> None:
+        """Lets go of the file. Lines that are not durable are left to the operating system, or lost."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # it is let go of in any case
+                self._file.close()
 
     def _write_segment(self) -> None:
         with self._lock:
@@ -103,12 +110,15 @@ def _new_segment(path: str) -> str:
 
 
 def _open_at_line_start(storage: Storage, path: str) -> IO[bytes]:
-    """Opened for appending; a line that a kill cut in two is ended first."""
+    """Opened for appending; a line that a kill cut in two is ended first. Raises OutputError."""
     place = storage.local_path(path)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with place.open("a+b") as tail:
-        if tail.seek(0, os.SEEK_END):
-            tail.seek(-1, os.SEEK_END)
-            if tail.read(1) != b"\n":
-                tail.write(b"\n")
-    return place.open("ab", buffering=0)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with place.open("a+b") as tail:
+            if tail.seek(0, os.SEEK_END):
+                tail.seek(-1, os.SEEK_END)
+                if tail.read(1) != b"\n":
+                    tail.write(b"\n")
+        return place.open("ab", buffering=0)
+    except OSError as error:
+        raise unwritable(place, error) from error

@@ -129,6 +129,7 @@ def _require_answer(address: str) -> None:
 def _keep_logs(session: Path, logs: Path) -> None:
     for pattern in KEPT_LOGS:
         for source in session.glob(f"session_2*/logs/{pattern}"):
-            if source.is_file() and source.stat().st_size:
-                logs.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, logs / source.name)
+            with contextlib.suppress(OSError):  # what a full disk does not take is not worth the work
+                if source.is_file() and source.stat().st_size:
+                    logs.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(source, logs / source.name)

@@ -1,9 +1,6 @@
-"""Drives one run as its only driver: lease, clean terminal, progress, and how it ended."""
+"""Drives one run as its only driver: with its lease, a clean terminal and progress."""
 
 import contextlib
-import sys
-import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,20 +8,19 @@ from pathlib import Path
 from infra.cluster import connect
 from infra.errors import CredentialsRefused, DiptychError, InputError
 from infra.lease import hold
-from infra.patience import persist
 from infra.progress import Progress
 from infra.progress_display import ProgressForm
 from infra.remote_errors import unwrapped
 from infra.storage import Storage, storage_of
 from infra.terminal import quiet
 from orchestrator.config import RunConfig, Stage
-from orchestrator.driver import CredentialsEnded, Driver, LeaseLost, Watch, watching
-from orchestrator.keeper import LOGS_FOLDER, Keeper, keeping, logs_folder
+from orchestrator.driver import CredentialsEnded, Driver, Watch, watching
+from orchestrator.ending import recording_ending
+from orchestrator.keeper import keeping, logs_folder
 from orchestrator.options import say_if_heard
-from orchestrator.records import begin_drive, end_drive, forget_stop_request, next_drive_number
+from orchestrator.records import begin_drive, forget_stop_request, next_drive_number
 from orchestrator.report_refresh import refreshing_report
 from orchestrator.run import check_run, open_run, with_stored_sections
-from orchestrator.run_state import RunState
 from orchestrator.stage_state import stages_left
 from orchestrator.stages import (
     check_last_stages,
@@ -35,7 +31,6 @@ from orchestrator.stages import (
 )
 
 DRIVER_LOG = "driver.log"
-ENDING_PATIENCE_S = 120.0  # a run whose driver could not write how it ended shows as lost
 
 
 def drive(
@@ -119,7 +114,7 @@ def driving(
             driver = Driver(folder, drive, lease, progress, logs)
             driver.tell("began to drive", command)
             with (
-                _ending(driver, keeper, left),
+                recording_ending(driver, keeper, left),
                 watching(folder, drive, lease, progress.note) as watch,
                 _reasons(driver, watch),
             ):
@@ -150,41 +145,3 @@ def _credentials_ended(driver: Driver, refusal: DiptychError) -> CredentialsEnde
         f"{refusal.allowed} What was committed is kept.",
         f"{refusal.fix}\nThen `diptych resume {driver.folder.url}` goes on.",
     )
-
-
-@contextlib.contextmanager
-def _ending(driver: Driver, keeper: Keeper, left: Callable[[], Sequence[str]]) -> Iterator[None]:
-    """Records how the block ends."""
-    try:
-        yield
-        to_do = left()
-    except (KeyboardInterrupt, SystemExit) as error:
-        notes = getattr(error, "__notes__", [])
-        _record_ending(driver, keeper, RunState.STOPPED, notes[0] if notes else "stopped by the user")
-        raise
-    except LeaseLost:
-        traceback.print_exc(file=sys.stderr)
-        raise  # what it wrote might be taken for the word of the one who drives now
-    except BaseException as error:
-        traceback.print_exc(file=sys.stderr)
-        patience_s = 0.0 if isinstance(error, CredentialsEnded) else ENDING_PATIENCE_S
-        _record_ending(driver, keeper, RunState.FAILED, str(error).strip() or type(error).__name__, patience_s)
-        if getattr(error, "exit_code", 1) != 2 or not isinstance(error, DiptychError):
-            error.add_note(f"Logs: {driver.folder.at(LOGS_FOLDER).url}")
-        raise
-    state, more = (RunState.PARTIAL, f"; still to do: {', '.join(to_do)}") if to_do else (RunState.DONE, "")
-    _record_ending(driver, keeper, state, f"{driver.drive.command}: all of it is done{more}")
-
-
-def _record_ending(
-    driver: Driver, keeper: Keeper, state: RunState, reason: str, patience_s: float = ENDING_PATIENCE_S
-) -> None:
-    for line in f"{state}: {reason}".splitlines():
-        keeper.lines.write(f"{line}\n")
-    # The last lines first: who follows them ends at the ending.
-    keeper.finish()
-    with contextlib.suppress(DiptychError, OSError):
-        driver.require_lease(patience_s)
-        until = time.monotonic() + patience_s
-        persist(lambda: end_drive(driver.folder, driver.drive, state, reason), until=until)
-    driver.tell(state, reason)

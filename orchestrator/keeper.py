@@ -106,11 +106,11 @@ class Keeper:
 @contextlib.contextmanager
 def keeping(folder: Storage, drive: Drive, logs: Path) -> Iterator[Keeper]:
     """A keeper at work for the length of the block."""
-    with open_log(folder, drive.number) as log:
+    # Closed and not flushed: whoever ends the drive has the keeper finish, and how the drive ended is known by then.
+    with contextlib.closing(open_log(folder, drive.number)) as log:
         keeper = Keeper(folder, drive, log, logs)
         with Repeating(keeper.keep, every_s=KEEP_EVERY_S, name="keeper"):
             yield keeper
-        keeper.finish()
 
 
 @contextlib.contextmanager

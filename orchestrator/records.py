@@ -1,5 +1,6 @@
 """The records of a run in storage: its drives, what was asked of them, how each ended, and who did what when."""
 
+import contextlib
 import getpass
 import json
 import os
@@ -116,10 +117,8 @@ def stop_request_of(folder: Storage, number: int) -> StopRequest | None:
 def record_event(folder: Storage, event: Event) -> None:
     """Keeps the event as a file of its own. A storage in trouble costs the event and not the work."""
     name = f"{EVENTS_FOLDER}/{round(event.at * 1e9):020d}-{secrets.token_hex(4)}.json"
-    try:
+    with contextlib.suppress(DiptychError, OSError):
         folder.write_bytes(name, encode(asdict(event)))
-    except DiptychError:
-        return
 
 
 def read_events(folder: Storage) -> list[Event]:

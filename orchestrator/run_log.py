@@ -1,5 +1,6 @@
 """A run's lines in storage: written as they are said, and followed from elsewhere, each line once."""
 
+import contextlib
 import io
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,10 @@ PATIENCE_S = 600.0  # so long a follower waits for a storage that is away
 
 
 class LineFile(io.TextIOBase):
-    """A text file whose whole lines go to a log, each with its time in UTC."""
+    """A text file whose whole lines go to a log, each with its time in UTC.
+
+    A line that its disk does not take is lost: it is not worth the run.
+    """
 
     def __init__(self, log: AppendLog, clock: Callable[[], float] = time.time) -> None:
         self._log = log
@@ -36,7 +40,8 @@ class LineFile(io.TextIOBase):
         *whole, self._begun = (self._begun + text).split("\n")
         for line in whole:
             stamp = time.strftime(TIME_FORMAT, time.gmtime(self._clock()))
-            self._log.write(f"{stamp}{AFTER_TIME}{line}")
+            with contextlib.suppress(OSError):
+                self._log.write(f"{stamp}{AFTER_TIME}{line}")
         return len(text)
 
 

@@ -11,7 +11,7 @@ import psutil
 import pytest
 import ray
 
-from infra.cluster import Cluster, connect
+from infra.cluster import Cluster, _keep_logs, connect
 from infra.errors import MachineError
 
 DRIVER = """
@@ -158,3 +158,13 @@ def test_gpus_that_an_autoscaler_may_add_count_as_there(
         check=False,
     )
     assert guest.returncode == code and words in guest.stdout + guest.stderr
+
+
+def test_logs_that_cannot_be_kept_cost_nothing_else(tmp_path: Path):
+    session = tmp_path / "session_2026" / "logs"
+    session.mkdir(parents=True)
+    (session / "raylet.out").write_text("a daemon's words")
+    (tmp_path / "in-the-way").write_text("a file")
+    _keep_logs(tmp_path, tmp_path / "in-the-way" / "logs")
+    _keep_logs(tmp_path, tmp_path / "logs")
+    assert (tmp_path / "logs" / "raylet.out").read_text() == "a daemon's words"

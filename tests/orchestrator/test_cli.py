@@ -5,7 +5,6 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -145,19 +144,6 @@ def test_a_port_in_use_is_refused_by_the_demo(tmp_path: Path):
         workdir.mkdir()
         (workdir / "web-port").write_text(str(taken.getsockname()[1]))
         assert "is in use by another program" in problem(tmp_path, "demo", "--short", "--workdir", workdir)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("mounting a small file system is not allowed here")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def test_too_little_disk_is_refused_before_anything_starts(folder: Path, small_disk: Path):

@@ -1,0 +1,55 @@
+"""How a drive's ending is recorded, and that nothing which goes wrong with that hides it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from infra.storage import storage_of
+from orchestrator.records import ending_of
+from orchestrator.run_state import RunState
+
+FILLS_THE_DISK = """
+import contextlib, sys
+from pathlib import Path
+from infra.storage import storage_of
+from orchestrator import cli, drive
+
+folder, disk = map(Path, sys.argv[1:])
+
+def fill():
+    with (disk / "fill").open("wb", buffering=0) as file:
+        for size in (4096, 1):
+            with contextlib.suppress(OSError):
+                while file.write(bytes(size)):
+                    pass
+
+def fails(**_):
+    with drive.driving(storage_of(folder), "train") as driver:
+        fill()
+        driver.progress.note("a line " * 2000)
+        storage_of(disk).write_bytes("result", bytes(100_000))
+
+cli.cli.main = fails
+cli.main()
+"""
+
+
+def end_on_full_disk(folder: Path, disk: Path) -> str:
+    done = subprocess.run([sys.executable, "-c", FILLS_THE_DISK, folder, disk], capture_output=True, text=True)
+    assert done.returncode != 0
+    return done.stderr
+
+
+def test_a_full_disk_under_the_run_is_told_as_such(small_disk: Path):
+    told = end_on_full_disk(small_disk / "run", small_disk)
+    assert "error: The disk is full: writing " in told and "Traceback" not in told
+
+
+def test_a_full_disk_under_the_logs_alone_leaves_the_ending_to_be_recorded(tmp_path: Path, small_disk: Path):
+    (tmp_path / "run").mkdir()
+    (small_disk / "logs").mkdir()
+    (tmp_path / "run" / "logs").symlink_to(small_disk / "logs")
+    told = end_on_full_disk(tmp_path / "run", small_disk)
+    ending = ending_of(storage_of(tmp_path / "run"), 1)
+    assert ending is not None and ending.state is RunState.FAILED and "The disk is full" in ending.reason
+    assert "Traceback" not in told
