@@ -37,7 +37,7 @@ class DiptychError(Exception):
 
 
 class UserError(DiptychError):
-    """The command, the config, the input or the machine is wrong; nothing was started."""
+    """The command, the config, the input or the machine is wrong; a run that was under way ends with StageFailed."""
 
     exit_code = 2
 

@@ -80,6 +80,7 @@ def evaluate_checkpoint(config: RunConfig, checkpoint: str, *, address: str | No
         connect(driver.logs, address=address),
     ):
         open_run(driver, config)
+        driver.begin_stage(Stage.EVALUATE)
         target = driver.folder.at(f"evaluation-{Path(source.url).name}")
         evaluate(config.evaluate, source, config.held_out, driver.progress, target)
     return target

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -33,13 +33,17 @@ class CredentialsEnded(StageFailed):
 
 @dataclass(frozen=True, slots=True)
 class Driver:
-    """The holder of a run's lease. logs: the folder of this machine for what libraries and daemons print."""
+    """The holder of a run's lease. logs: the folder of this machine for what libraries and daemons print.
+
+    has_begun: set once the drive's first stage has.
+    """
 
     folder: Storage
     drive: Drive
     lease: Lease
     progress: Progress
     logs: Path
+    has_begun: threading.Event = field(default_factory=threading.Event)
 
     def require_lease(self, within_s: float = PATIENCE_S) -> None:
         """Raises LeaseLost when another process has, or may have, taken the run over.
@@ -76,6 +80,12 @@ class Driver:
             if is_written:
                 return
             self.require_lease()
+
+    def begin_stage(self, stage: str) -> None:
+        """From now on the stage is at work, and what goes wrong is the run's failure. Raises LeaseLost."""
+        self.require_lease()
+        self.tell("began a stage", stage)
+        self.has_begun.set()
 
     def tell(self, what: str, text: str = "") -> None:
         """Records an event."""

@@ -6,8 +6,9 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 
-from infra.errors import DiptychError
+from infra.errors import ConfigError, DiptychError, MachineError, StageFailed, UserError
 from infra.patience import persist
+from infra.remote_errors import unwrapped
 from orchestrator.driver import CredentialsEnded, Driver, LeaseLost
 from orchestrator.keeper import LOGS_FOLDER, Keeper
 from orchestrator.records import end_drive
@@ -18,7 +19,10 @@ ENDING_PATIENCE_S = 120.0  # a run whose driver could not write how it ended sho
 
 @contextlib.contextmanager
 def recording_ending(driver: Driver, keeper: Keeper, left: Callable[[], Sequence[str]]) -> Iterator[None]:
-    """Records how the block ends; `left` tells which stages of the run are still to do then."""
+    """Records how the block ends; `left` tells which stages of the run are still to do then.
+
+    What was the user's error before the first stage began is raised as StageFailed after it: see `_failure_of`.
+    """
     try:
         yield
         to_do = left()
@@ -32,13 +36,31 @@ def recording_ending(driver: Driver, keeper: Keeper, left: Callable[[], Sequence
         raise  # an ending might be taken for the word of the one who drives now
     except BaseException as error:
         _log_traceback()
+        failure = _failure_of(error, has_begun=driver.has_begun.is_set())
         patience_s = 0.0 if isinstance(error, CredentialsEnded) else ENDING_PATIENCE_S
-        _record(driver, keeper, RunState.FAILED, str(error).strip() or type(error).__name__, patience_s)
-        if getattr(error, "exit_code", 1) != 2 or not isinstance(error, DiptychError):
-            error.add_note(f"Logs: {driver.folder.at(LOGS_FOLDER).url}")
-        raise
+        _record(driver, keeper, RunState.FAILED, str(failure).strip() or type(failure).__name__, patience_s)
+        if not isinstance(failure, UserError):
+            failure.add_note(f"Logs: {driver.folder.at(LOGS_FOLDER).url}")
+        if failure is error:
+            raise
+        raise failure from error
     state, more = (RunState.PARTIAL, f"; still to do: {', '.join(to_do)}") if to_do else (RunState.DONE, "")
     _record(driver, keeper, state, f"{driver.drive.command}: all of it is done{more}")
+
+
+def _failure_of(error: BaseException, *, has_begun: bool) -> BaseException:
+    """The error that the command ends with.
+
+    Exit code 2 says that the same command can't succeed, and a cluster does not try it again. That is so of what the
+    checks find and of a mistake of the config; a disk that is full in the middle, or a cluster that does not answer, is
+    a failure.
+    """
+    if not isinstance(error, UserError) or isinstance(error, ConfigError):
+        return error
+    if not has_begun and not isinstance(error, MachineError):
+        return error
+    found = unwrapped(error) or error
+    return StageFailed(found.found, found.allowed, found.fix)
 
 
 def _log_traceback() -> None:

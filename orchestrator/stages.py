@@ -120,8 +120,7 @@ def run_stages(driver: Driver, config: RunConfig, stages: Sequence[Stage], *, ad
                 if is_done(stage, config, folder):
                     driver.progress.note(f"✓ {stage}  already done")
                 else:
-                    driver.require_lease()
-                    driver.tell("began a stage", stage)
+                    driver.begin_stage(stage)
                     # Those of now: what changes while the stage is at work, it may not have seen.
                     inputs = inputs_of(stage, config, folder)
                     used = RUNNERS[stage](context)

@@ -4,7 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from infra.errors import ConfigError, DiptychError, InputError, MachineError, OutputError, StageFailed
 from infra.storage import storage_of
+from orchestrator.drive import driving
 from orchestrator.records import ending_of
 from orchestrator.run_state import RunState
 
@@ -53,3 +57,29 @@ def test_a_full_disk_under_the_logs_alone_leaves_the_ending_to_be_recorded(tmp_p
     ending = ending_of(storage_of(tmp_path / "run"), 1)
     assert ending is not None and ending.state is RunState.FAILED and "The disk is full" in ending.reason
     assert "Traceback" not in told
+
+
+@pytest.mark.parametrize(
+    ("kind", "has_begun", "code"),
+    [
+        (OutputError, False, 2),
+        (OutputError, True, 1),
+        (InputError, True, 1),
+        # A machine may be well the next time; a config is not.
+        (MachineError, False, 1),
+        (ConfigError, True, 2),
+    ],
+)
+def test_what_goes_wrong_once_a_stage_has_begun_is_a_failure_and_no_mistake_of_the_command(
+    tmp_path: Path, kind: type[DiptychError], has_begun: bool, code: int
+):
+    folder = storage_of(tmp_path / "run")
+    with pytest.raises(DiptychError) as caught, driving(folder, "train") as driver:
+        if has_begun:
+            driver.begin_stage("train")
+        raise kind("The disk is full.", "What is finished is kept.", "Free some space.")
+    assert caught.value.exit_code == code and isinstance(caught.value, kind if code == 2 else StageFailed)
+    assert str(caught.value) == "The disk is full.\nWhat is finished is kept.\nFree some space."
+    assert getattr(caught.value, "__notes__", []) == ([] if code == 2 else [f"Logs: {folder.url}/logs"])
+    ending = ending_of(folder, 1)
+    assert ending is not None and (ending.state, ending.reason) == (RunState.FAILED, str(caught.value))
