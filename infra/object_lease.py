@@ -78,7 +78,7 @@ class ObjectLease:
         self._thread.join()
         if self.is_held:
             with contextlib.suppress(DiptychError):
-                self._objects.delete([self._path])
+                self._hasty.delete([self._path])
 
     def _take(self, expired: str | None) -> bool:
         """Creates the lease, or replaces the one of an expired version."""

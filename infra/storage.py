@@ -5,7 +5,7 @@ import io
 import secrets
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, BinaryIO
@@ -31,6 +31,7 @@ class Storage:
     """
 
     url: str
+    is_hasty: bool = False
 
     @property
     def is_local(self) -> bool:
@@ -40,11 +41,15 @@ class Storage:
     @property
     def s3(self) -> S3Objects | None:
         """The storage as objects of S3, with conditional writes; None for others."""
-        return S3Objects(self.url) if self.url.startswith("s3://") else None
+        return S3Objects(self.url, is_hasty=self.is_hasty) if self.url.startswith("s3://") else None
+
+    def hasty(self) -> "Storage":
+        """The same files, with requests to S3 that give up after seconds: for a caller that tries again itself."""
+        return replace(self, is_hasty=True)
 
     def at(self, path: str) -> "Storage":
         """The storage whose root is `path` below this one's."""
-        return Storage(f"{self.url.rstrip('/')}/{path}")
+        return replace(self, url=f"{self.url.rstrip('/')}/{path}")
 
     def local_path(self, path: str = "") -> Path:
         """The file as a path of this machine; only for local storage."""

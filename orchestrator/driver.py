@@ -137,7 +137,7 @@ def watching(folder: Storage, drive: Drive, lease: Lease, say: Callable[[str], N
                 say(f"waiting for new credentials: {refusal}")
             is_told = refusal is not None
             with contextlib.suppress(DiptychError, OSError, ValueError):  # a storage in trouble is asked again
-                found = stop_request_of(folder, drive.number)
+                found = stop_request_of(folder.hasty(), drive.number)
                 # A second request may be for now, where the first was for a checkpoint.
                 if found is not None and (watch.stop is None or found.mode is not watch.stop.mode):
                     watch.stop = found
@@ -155,7 +155,7 @@ def watching(folder: Storage, drive: Drive, lease: Lease, say: Callable[[str], N
             yield watch
         finally:
             is_over.set()
-            thread.join()
+            thread.join(LOOK_EVERY_S)  # a look that hangs may: it only reads
 
 
 def _wake_main() -> None:

@@ -1,7 +1,8 @@
-"""Records how a drive ends, so that nothing which goes wrong with the recording hides how it did."""
+"""Records how a drive ends, within one deadline, so that nothing which goes wrong with that hides how it did."""
 
 import contextlib
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -11,10 +12,13 @@ from infra.patience import persist
 from infra.remote_errors import unwrapped
 from orchestrator.driver import CredentialsEnded, Driver, LeaseLost
 from orchestrator.keeper import LOGS_FOLDER, Keeper
-from orchestrator.records import end_drive
+from orchestrator.records import Event, end_drive, record_event
 from orchestrator.run_state import RunState
 
 ENDING_PATIENCE_S = 120.0  # a run whose driver could not write how it ended shows as lost
+INTERRUPTED_PATIENCE_S = 20.0  # somebody waits for the prompt
+WAITING = "waiting for the storage to note the ending; Ctrl-C again leaves"
+WAITING_AFTER_S = 2.0  # a storage that is well has it by then
 
 
 @contextlib.contextmanager
@@ -28,11 +32,13 @@ def recording_ending(driver: Driver, keeper: Keeper, left: Callable[[], Sequence
         to_do = left()
     except (KeyboardInterrupt, SystemExit) as error:
         notes = getattr(error, "__notes__", [])
-        _record(driver, keeper, RunState.STOPPED, notes[0] if notes else "stopped by the user")
+        reason = notes[0] if notes else "stopped by the user"
+        with _telling_of_a_wait(driver.progress.note):
+            _record(driver, keeper, RunState.STOPPED, reason, INTERRUPTED_PATIENCE_S)
         raise
     except LeaseLost:
         _log_traceback()
-        keeper.finish()
+        keeper.finish(time.monotonic())
         raise  # an ending might be taken for the word of the one who drives now
     except BaseException as error:
         _log_traceback()
@@ -68,16 +74,31 @@ def _log_traceback() -> None:
         traceback.print_exc(file=sys.stderr)
 
 
+@contextlib.contextmanager
+def _telling_of_a_wait(say: Callable[[str], None]) -> Iterator[None]:
+    timer = threading.Timer(WAITING_AFTER_S, say, [WAITING])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def _record(
     driver: Driver, keeper: Keeper, state: RunState, reason: str, patience_s: float = ENDING_PATIENCE_S
 ) -> None:
+    """Writes the ending, and before it the last lines: who follows them ends at the ending.
+
+    All of it waits for the storage until one time, with requests that are tried again here. A disk is full until
+    somebody makes room, who is to hear of it now.
+    """
+    folder, drive = driver.folder.hasty(), driver.drive
+    until = time.monotonic() + (0.0 if folder.is_local else patience_s)
     for line in f"{state}: {reason}".splitlines():
         keeper.lines.write(f"{line}\n")
-    # The last lines first: who follows them ends at the ending.
-    keeper.finish()
+    keeper.finish(until)
     with contextlib.suppress(DiptychError, OSError):
-        driver.require_lease(patience_s)
-        # A disk is full until somebody makes room, who is to hear of it now.
-        until = time.monotonic() + (0.0 if driver.folder.is_local else patience_s)
-        persist(lambda: end_drive(driver.folder, driver.drive, state, reason), until=until)
-    driver.tell(state, reason)
+        driver.require_lease(max(0.0, until - time.monotonic()))
+        persist(lambda: end_drive(folder, drive, state, reason), until=until)
+        record_event(folder, Event(time.time(), drive.who, state, reason, drive.number))

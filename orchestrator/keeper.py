@@ -11,6 +11,7 @@ from typing import Any
 
 from infra.append_log import AppendLog
 from infra.errors import DiptychError
+from infra.patience import persist
 from infra.progress import NODES_FACT, StageSnapshot
 from infra.repeat import Repeating
 from infra.session_folder import session_folder
@@ -28,10 +29,13 @@ LOGS_FOLDER = "logs"
 
 
 class Keeper:
-    """Writes in the background, so that no stage waits for the storage. lines: a text file for the drive's words."""
+    """Writes in the background, so that no stage waits for the storage. lines: a text file for the drive's words.
+
+    What a storage in trouble refuses is tried again every second, so that no request need be patient by itself.
+    """
 
     def __init__(self, folder: Storage, drive: Drive, log: AppendLog, logs: Path) -> None:
-        self._folder = folder
+        self._folder = folder.hasty()
         self._drive = drive
         self._log = log
         self._logs = logs
@@ -62,13 +66,16 @@ class Keeper:
             if time.monotonic() - self._uploaded_at > UPLOAD_EVERY_S:
                 self._upload_logs()
 
-    def finish(self) -> None:
-        """Writes all that there is, once more, if the storage lets it."""
+    def finish(self, until: float) -> None:
+        """Writes all that there is, once more; until that time (of time.monotonic) it waits for the storage."""
         with contextlib.suppress(DiptychError, OSError):
-            self._write_progress()
-            self._write_nodes()
-            self._log.flush()
-            self._upload_logs()
+            persist(self._write_all, until=until)
+
+    def _write_all(self) -> None:
+        self._write_progress()
+        self._write_nodes()
+        self._log.flush()
+        self._upload_logs()
 
     def _write_progress(self) -> None:
         with self._lock:
@@ -107,7 +114,7 @@ class Keeper:
 def keeping(folder: Storage, drive: Drive, logs: Path) -> Iterator[Keeper]:
     """A keeper at work for the length of the block."""
     # Closed and not flushed: whoever ends the drive has the keeper finish, and how the drive ended is known by then.
-    with contextlib.closing(open_log(folder, drive.number)) as log:
+    with contextlib.closing(open_log(folder.hasty(), drive.number)) as log:
         keeper = Keeper(folder, drive, log, logs)
         with Repeating(keeper.keep, every_s=KEEP_EVERY_S, name="keeper"):
             yield keeper

@@ -2,14 +2,22 @@
 
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
+from object_store import ObjectStore
+from other_stores import moto_server
+from store_client import UseStore
 
 from infra.errors import ConfigError, DiptychError, InputError, MachineError, OutputError, StageFailed
+from infra.s3_retry import PATIENCE_S
 from infra.storage import storage_of
 from orchestrator.drive import driving
+from orchestrator.ending import WAITING
 from orchestrator.records import ending_of
+from orchestrator.run_log import LogReader
 from orchestrator.run_state import RunState
 
 FILLS_THE_DISK = """
@@ -83,3 +91,47 @@ def test_what_goes_wrong_once_a_stage_has_begun_is_a_failure_and_no_mistake_of_t
     assert getattr(caught.value, "__notes__", []) == ([] if code == 2 else [f"Logs: {folder.url}/logs"])
     ending = ending_of(folder, 1)
     assert ending is not None and (ending.state, ending.reason) == (RunState.FAILED, str(caught.value))
+
+
+def test_an_interruption_while_the_storage_is_away_waits_for_one_short_time_and_says_so(
+    use_store: UseStore, capfd: pytest.CaptureFixture[str]
+):
+    with ObjectStore(moto_server) as store:
+        use_store(store.environment())
+        folder = storage_of(store.url("runs/birds"))
+        with pytest.raises(KeyboardInterrupt), driving(folder, "train") as driver:
+            driver.progress.note("at work")
+            store.kill()
+            interrupted_at = time.monotonic()
+            raise KeyboardInterrupt
+    # Each of the seven requests had two minutes of its own.
+    assert time.monotonic() - interrupted_at < PATIENCE_S
+    assert WAITING in capfd.readouterr().err
+
+
+def test_an_outage_at_the_end_of_a_run_costs_it_neither_its_ending_nor_its_last_lines(use_store: UseStore):
+    with ObjectStore() as store:
+        use_store(store.environment())
+        folder = storage_of(store.url("runs/birds"))
+        with driving(folder, "train") as driver:
+            driver.progress.note("at work")
+            store.kill()
+            driver.progress.note("the last step")
+            back = threading.Timer(5.0, store.restart)
+            back.start()
+        back.join()
+        ending = ending_of(folder, 1)
+        assert ending is not None and ending.state is RunState.DONE
+        lines = [line.partition("  ")[2] for line in LogReader(folder).new_lines()]
+        assert lines[-3:] == ["at work", "the last step", f"done: {ending.reason}"]
+
+
+def test_an_interruption_is_recorded_at_once_where_the_storage_is_well(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    folder = storage_of(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt), driving(folder, "train"):
+        raise KeyboardInterrupt
+    ending = ending_of(folder, 1)
+    assert ending is not None and (ending.state, ending.reason) == (RunState.STOPPED, "stopped by the user")
+    assert WAITING not in capfd.readouterr().err
