@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from infra.errors import ConfigError, InputError, first_line
 from infra.lease import LEASE_FILE, hold, holder_of
 from infra.local_files import TEMPORARY_SUFFIX
 from infra.storage import Storage
@@ -59,7 +60,17 @@ class RunGarbage:
 
 
 def collect_garbage(run: Storage, *, delete: bool) -> RunGarbage:
-    """Lists what nothing refers to, and removes it if asked to; a run that somebody drives is left alone."""
+    """Lists what nothing refers to, and removes it if asked to.
+
+    A run that somebody drives is left alone, and one that cannot be read here: what it keeps is not known.
+    """
+    try:
+        return _collect(run, delete=delete)
+    except (ConfigError, InputError) as error:
+        return RunGarbage(run.url, (), f"unreadable: {first_line(error)}")
+
+
+def _collect(run: Storage, *, delete: bool) -> RunGarbage:
     if is_unfinished_fork(run):
         return _collect_fork(run, delete=delete)
     standing = read_standing(run)

@@ -6,11 +6,13 @@ import math
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from infra.append_log import AppendLog
 from infra.errors import DiptychError
+from infra.json_record import known_fields, read_record
 from infra.patience import persist
 from infra.progress import NODES_FACT, StageSnapshot
 from infra.repeat import Repeating
@@ -26,6 +28,14 @@ UPLOAD_EVERY_S = 15.0
 NODES_EVERY_S = 10.0  # what a killed drive held since is not counted
 PROGRESS_NAME = "progress.json"
 LOGS_FOLDER = "logs"
+
+
+@dataclass(frozen=True, slots=True)
+class KeptSnapshot:
+    """How far a stage was `at` that time (Unix seconds)."""
+
+    snapshot: StageSnapshot
+    at: float
 
 
 class Keeper:
@@ -132,11 +142,14 @@ def logs_folder(folder: Storage) -> Iterator[Path]:
         yield scratch
 
 
-def read_progress(folder: Storage, number: int) -> dict[str, dict[str, Any]]:
-    """Stage → the last snapshot of it that a drive kept, with its time `at`."""
+def read_progress(folder: Storage, number: int) -> dict[str, KeptSnapshot]:
+    """Stage → the last snapshot of it that a drive kept."""
+
+    def kept(raw: dict[str, Any]) -> dict[str, KeptSnapshot]:
+        found = raw["stages"].items()
+        return {name: KeptSnapshot(known_fields(StageSnapshot, stage), float(stage["at"])) for name, stage in found}
+
     try:
-        raw = json.loads(folder.read_bytes(drive_path(number, PROGRESS_NAME)))
+        return read_record(folder, drive_path(number, PROGRESS_NAME), kept)
     except FileNotFoundError:
         return {}
-    stages: dict[str, dict[str, Any]] = raw["stages"]
-    return stages

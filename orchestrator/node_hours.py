@@ -4,7 +4,9 @@ import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
+from infra.json_record import known_fields, read_record
 from infra.storage import Storage
 from orchestrator.records import drive_path
 
@@ -61,11 +63,14 @@ def read_uses(folder: Storage, numbers: Iterable[int]) -> list[NodeUse]:
     uses: list[NodeUse] = []
     for number in numbers:
         try:
-            raw = json.loads(folder.read_bytes(drive_path(number, NODES_NAME)))
+            uses += read_record(folder, drive_path(number, NODES_NAME), _uses_in)
         except FileNotFoundError:
             continue  # killed before its first stage, or of an older version
-        uses += [NodeUse(**use) for use in raw["uses"]]
     return uses
+
+
+def _uses_in(raw: dict[str, Any]) -> list[NodeUse]:
+    return [known_fields(NodeUse, use) for use in raw["uses"]]
 
 
 def node_hours_by_stage(uses: Iterable[NodeUse]) -> dict[str, float]:

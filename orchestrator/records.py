@@ -8,9 +8,11 @@ import secrets
 import socket
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from infra.errors import DiptychError
+from infra.json_record import known_fields, read_record
 from infra.lease import look_at_lease
 from infra.storage import Storage
 from orchestrator.run_state import Drive, Ending, RunFacts, RunState, Standing, StopMode, StopRequest, standing_of
@@ -54,7 +56,8 @@ def drive_path(number: int, name: str = "") -> str:
 def drive_numbers(folder: Storage) -> list[int]:
     """The numbers of the drives that were begun, in order."""
     listed = folder.list_files(DRIVES_FOLDER, recursive=True)
-    return sorted(int(entry.path.split("/")[1]) for entry in listed if entry.path.endswith(f"/{START_NAME}"))
+    names = (entry.path.split("/")[1] for entry in listed if entry.path.endswith(f"/{START_NAME}"))
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
 def next_drive_number(folder: Storage) -> int:
@@ -80,7 +83,7 @@ def end_drive(folder: Storage, drive: Drive, state: RunState, reason: str) -> bo
 def newest_drive(folder: Storage) -> Drive | None:
     """The drive that was begun last."""
     numbers = drive_numbers(folder)
-    return Drive(**_read(folder, drive_path(numbers[-1], START_NAME))) if numbers else None
+    return read_record(folder, drive_path(numbers[-1], START_NAME), partial(known_fields, Drive)) if numbers else None
 
 
 def ending_of(folder: Storage, number: int) -> Ending | None:
@@ -88,8 +91,7 @@ def ending_of(folder: Storage, number: int) -> Ending | None:
     path = drive_path(number, "end.json")
     if not folder.exists(path):
         return None
-    raw = _read(folder, path)
-    return Ending(**{**raw, "state": RunState(raw["state"])})
+    return read_record(folder, path, lambda raw: known_fields(Ending, {**raw, "state": RunState(raw["state"])}))
 
 
 def ask_to_stop(folder: Storage, number: int, mode: StopMode) -> StopRequest:
@@ -108,10 +110,13 @@ def forget_stop_request(folder: Storage, number: int) -> None:
 def stop_request_of(folder: Storage, number: int) -> StopRequest | None:
     """The wish that the drive of this number stop."""
     try:
-        raw = _read(folder, drive_path(number, STOP_NAME))
+        return read_record(
+            folder,
+            drive_path(number, STOP_NAME),
+            lambda raw: known_fields(StopRequest, {**raw, "mode": StopMode(raw["mode"])}),
+        )
     except FileNotFoundError:
         return None
-    return StopRequest(**{**raw, "mode": StopMode(raw["mode"])})
 
 
 def record_event(folder: Storage, event: Event) -> None:
@@ -123,12 +128,15 @@ def record_event(folder: Storage, event: Event) -> None:
 
 def read_events(folder: Storage) -> list[Event]:
     """All events, oldest first."""
-    return [Event(**_read(folder, entry.path)) for entry in folder.list_files(EVENTS_FOLDER)]
+    return [read_record(folder, entry.path, partial(known_fields, Event)) for entry in folder.list_files(EVENTS_FOLDER)]
 
 
 def read_facts(folder: Storage, events: list[Event]) -> RunFacts:
-    """What the run's state follows from; `events` are the run's. Raises FileNotFoundError when there is no run."""
-    created_at = float(_read(folder, RUN_FILE)["created"])
+    """What the run's state follows from; `events` are the run's.
+
+    Raises FileNotFoundError when there is no run, InputError when its records cannot be read here.
+    """
+    created_at = read_record(folder, RUN_FILE, lambda raw: float(raw["created"]))
     drive = newest_drive(folder)
     # In this order: a driver takes the lease before it begins, and leaves its ending before it gives the lease back.
     lease = look_at_lease(folder)
@@ -162,8 +170,3 @@ def encode(value: dict[str, Any]) -> bytes:
 def _retrying(events: list[Event], number: int) -> str | None:
     told = [event for event in events if event.drive == number and event.what in (RETRY_EVENT, WENT_ON_EVENT)]
     return told[-1].text if told and told[-1].what == RETRY_EVENT else None
-
-
-def _read(folder: Storage, path: str) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads(folder.read_bytes(path))
-    return value

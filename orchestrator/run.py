@@ -9,6 +9,7 @@ from typing import Any
 
 from infra.conditions import require_conditions
 from infra.errors import ConfigError, OutputError
+from infra.json_record import read_record
 from infra.storage import Storage
 from orchestrator.config import RunConfig, Stage, config_of
 from orchestrator.driver import Driver
@@ -113,16 +114,15 @@ def create_run(config: RunConfig, more: dict[str, Any] | None = None) -> bool:
 
 
 def read_identity(folder: Storage) -> dict[str, Any]:
-    """Who the run is. Raises ConfigError when the folder holds none."""
+    """Who the run is. Raises ConfigError when the folder holds none, InputError when that cannot be read."""
     try:
-        identity: dict[str, Any] = json.loads(folder.read_bytes(RUN_FILE))
+        return read_record(folder, RUN_FILE, lambda raw: {"name": str(raw["name"]), **raw})
     except FileNotFoundError as error:
         raise ConfigError(
             f"{folder.url} holds no run ({RUN_FILE} is missing).",
             "A run's folder is STORAGE/NAME of its config.",
             "Give that folder.",
         ) from error
-    return identity
 
 
 def mark_stage_done(driver: Driver, stage: str, facts: dict[str, Any]) -> None:
@@ -156,7 +156,7 @@ def _identity(config: RunConfig) -> dict[str, Any]:
 def read_config(folder: Storage) -> RunConfig:
     """The run's config as it was last started. Raises ConfigError when there is none."""
     try:
-        text = folder.read_bytes(CONFIG_FILE).decode()
+        text = folder.read_bytes(CONFIG_FILE).decode(errors="replace")
     except FileNotFoundError as error:
         raise ConfigError(
             f"{folder.url} holds no run ({CONFIG_FILE} is missing).",

@@ -44,6 +44,9 @@ def status_lines(status: RunStatus) -> list[str]:
     lines = [printable(f"{status.name}  {status.state}  ({first_line(status.reason)})")]
     lines += [f"  {printable(line)}" for line in status.reason.splitlines()[1:]]
     lines.append(f"folder      {status.folder}")
+    if status.config_trouble is not None:
+        lines.append(f"config      cannot be read by this version: {printable(status.config_trouble)}")
+        lines.append(f"version     made by diptych {printable(status.version or 'of an unknown version')}")
     lines += stage_table(status.stages)
     if status.restarts:
         lines.append(f"restarts    {len(status.restarts):,}")
@@ -69,8 +72,8 @@ def run_lines(runs: "list[RunLine]") -> list[str]:
     """One line a run: `birds   running   2026-01-01 12:00:00 UTC   build, train   driven by …`."""
     width = max((len(run.name) for run in runs), default=0)
     return [
-        f"{run.name:<{width}}  {run.state:<9} {_moment(run.created_at)}  {', '.join(run.stages_done) or '-':<22} "
-        f"{first_line(run.reason)}"
+        f"{printable(run.name):<{width}}  {run.state:<10} {_moment(run.created_at)}  "
+        f"{', '.join(run.stages_done) or '-':<22} {first_line(run.reason)}"
         for run in runs
     ]
 
@@ -128,8 +131,8 @@ def _detail(stage: StageStatus) -> str:
     return printable(stage.snapshot.detail) if is_told and stage.snapshot is not None else ""
 
 
-def _moment(at: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
+def _moment(at: float | None) -> str:
+    return "-" if at is None else time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
 
 
 def replay_lines(replay: "Replay", top: int) -> list[str]:

@@ -4,12 +4,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
+from infra.errors import ConfigError, InputError, first_line
 from infra.files import FileEntry
 from infra.progress import StageSnapshot
 from infra.storage import Storage
-from orchestrator.keeper import read_progress
+from orchestrator.keeper import KeptSnapshot, read_progress
 from orchestrator.node_hours import node_hours_by_stage, read_uses
 from orchestrator.records import AGAIN_EVENT, RETRY_EVENT, RUN_FILE, Event, drive_numbers, read_events, read_facts
 from orchestrator.run import CONFIG_FILE, read_config, read_identity, stages_done
@@ -18,6 +18,7 @@ from orchestrator.stages import configured_stages
 from training.checkpoint import newest_checkpoint
 
 DRIVE_EVENT = "began to drive"
+UNREADABLE = "unreadable"
 
 
 class StageState(StrEnum):
@@ -53,7 +54,10 @@ class Restart:
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """What `diptych status` tells."""
+    """What `diptych status` tells.
+
+    `version` is of diptych, which made the run; `config_trouble` is why this one cannot read its config.
+    """
 
     name: str
     folder: str
@@ -67,6 +71,8 @@ class RunStatus:
     loss: float | None
     checkpoint: str | None
     node_hours: float = 0.0
+    version: str | None = None
+    config_trouble: str | None = None
 
     @property
     def progress(self) -> StageSnapshot | None:
@@ -76,18 +82,26 @@ class RunStatus:
 
 @dataclass(frozen=True, slots=True)
 class RunLine:
-    """A run in a list of runs."""
+    """A run in a list of runs; `state` is a RunState, or UNREADABLE with the reason and no time."""
 
     name: str
     folder: str
-    state: RunState
+    state: str
     reason: str
-    created_at: float
+    created_at: float | None
     stages_done: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class ConfiguredStages:
+    """The stages that a run's config names; `trouble` is why it cannot be read."""
+
+    names: tuple[str, ...]
+    trouble: str | None = None
+
+
 def read_status(folder: Storage) -> RunStatus:
-    """How the run in `folder` stands. Raises ConfigError when there is none."""
+    """How the run in `folder` stands. Raises ConfigError when there is none, InputError for unreadable records."""
     from training.records import read_metrics
 
     identity = read_identity(folder)
@@ -96,7 +110,8 @@ def read_status(folder: Storage) -> RunStatus:
     metrics = read_metrics(folder)
     numbers = drive_numbers(folder)
     done = stages_done(folder)
-    stages = tuple(read_stages(folder, numbers, done, is_live=not standing.state.is_ended))
+    configured = read_configured_stages(folder)
+    stages = tuple(read_stages(folder, numbers, done, configured, is_live=not standing.state.is_ended))
     return RunStatus(
         name=identity["name"],
         folder=folder.url,
@@ -110,21 +125,32 @@ def read_status(folder: Storage) -> RunStatus:
         loss=metrics[-1].loss if metrics else None,
         checkpoint=newest_checkpoint(folder),
         node_hours=sum(stage.node_hours for stage in stages),
+        version=identity.get("versions", {}).get("diptych"),
+        config_trouble=configured.trouble,
     )
 
 
 def read_runs(storage: Storage) -> list[RunLine]:
-    """The runs below `storage`, the newest first; folders that hold no run are left out."""
+    """The runs below `storage`, the newest first; folders that hold no run are left out.
+
+    One whose records cannot be read is listed with the reason, and hides none of the others.
+    """
     found = []
     for name in _names(storage):
         folder = storage.at(name)
         try:
-            facts = read_facts(folder, read_events(folder))
+            found.append(_run_line(folder, name))
         except FileNotFoundError:
             continue
-        standing = standing_of(facts, time.time())
-        found.append(RunLine(name, folder.url, standing.state, standing.reason, facts.created_at, stages_done(folder)))
-    return sorted(found, key=lambda run: -run.created_at)
+        except InputError as error:
+            found.append(RunLine(name, folder.url, UNREADABLE, first_line(error), None, ()))
+    return sorted(found, key=lambda run: -(run.created_at or 0.0))
+
+
+def _run_line(folder: Storage, name: str) -> RunLine:
+    facts = read_facts(folder, read_events(folder))
+    standing = standing_of(facts, time.time())
+    return RunLine(name, folder.url, standing.state, standing.reason, facts.created_at, stages_done(folder))
 
 
 def _names(storage: Storage) -> list[str]:
@@ -137,20 +163,33 @@ def _names(storage: Storage) -> list[str]:
     return sorted({entry.path.split("/")[0] for entry in listed if entry.path.endswith(f"/{RUN_FILE}")})
 
 
-def read_stages(folder: Storage, numbers: list[int], done: tuple[str, ...], *, is_live: bool) -> Iterator[StageStatus]:
+def read_configured_stages(folder: Storage) -> ConfiguredStages:
+    """The stages of the run's config, which a later version may have written; none before there is a config."""
+    if not folder.exists(CONFIG_FILE):
+        return ConfiguredStages(())
+    try:
+        return ConfiguredStages(tuple(stage.value for stage in configured_stages(read_config(folder))))
+    except ConfigError as error:
+        return ConfiguredStages((), first_line(error))
+
+
+def read_stages(
+    folder: Storage, numbers: list[int], done: tuple[str, ...], configured: ConfiguredStages, *, is_live: bool
+) -> Iterator[StageStatus]:
     """The config's stages in order, and what else drives did; `numbers` are the drives', `is_live` if one goes on."""
-    told: dict[str, dict[str, Any]] = {}
+    told: dict[str, KeptSnapshot] = {}
     for number in numbers:
         told |= read_progress(folder, number)
     current = read_progress(folder, numbers[-1]) if numbers else {}
-    under_way = max(current, key=lambda name: current[name]["at"]) if current and is_live else None
-    names = [stage.value for stage in configured_stages(read_config(folder))] if folder.exists(CONFIG_FILE) else []
+    under_way = max(current, key=lambda name: current[name].at) if current and is_live else None
+    names = configured.names
     hours = node_hours_by_stage(read_uses(folder, numbers))
     for name in [*names, *(name for name in told if name not in names)]:
-        last = dict(told[name]) if name in told else None
-        at = last.pop("at") if last else None
-        snapshot = StageSnapshot(**last) if last else None
-        is_done = name in done or (name not in names and name != under_way)
+        last = told.get(name)
+        snapshot, at = (last.snapshot, last.at) if last else (None, None)
+        # What is no stage of the config, such as the demo's pictures, leaves no mark when it is done.
+        is_unmarked = configured.trouble is None and name not in names
+        is_done = name in done or (is_unmarked and name != under_way)
         state = _stage_state(name, under_way, is_done=is_done, snapshot=snapshot)
         yield StageStatus(name, state, snapshot, at, hours.get(name, 0.0))
 

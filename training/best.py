@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 
+from infra.json_record import known_fields
 from infra.storage import Storage
 from training.checkpoint import MARKER_FILE, checkpoint_path
 
@@ -20,7 +21,7 @@ class Best:
 
 def read_best(run: Storage) -> Best | None:
     """The best validation by now, or None."""
-    return Best(**json.loads(run.read_bytes(BEST_FILE))) if run.exists(BEST_FILE) else None
+    return known_fields(Best, json.loads(run.read_bytes(BEST_FILE))) if run.exists(BEST_FILE) else None
 
 
 def write_best(run: Storage, best: Best) -> None:

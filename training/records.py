@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from infra.append_log import read_log
+from infra.json_record import known_fields
 from infra.storage import Storage
 
 METRICS_FILE = "metrics.jsonl"
@@ -109,7 +110,7 @@ def parse_metrics(lines: bytes) -> Iterator[StepMetrics]:
     for line in lines.split(b"\n"):
         if line.endswith(b"}"):
             raw = json.loads(line)
-            yield StepMetrics(**{**raw, "loss": math.nan if raw["loss"] is None else raw["loss"]})
+            yield known_fields(StepMetrics, {**raw, "loss": math.nan if raw["loss"] is None else raw["loss"]})
 
 
 def metrics_line(metrics: StepMetrics) -> str:
@@ -126,7 +127,7 @@ def read_validations(run: Storage) -> list[Validation]:
     for line in read_log(run, VALIDATION_FILE).split(b"\n"):
         if line.endswith(b"}"):
             raw = json.loads(line)
-            found[raw["step"]] = Validation(raw["step"], tuple(Score(**score) for score in raw["scores"]))
+            found[raw["step"]] = Validation(raw["step"], tuple(known_fields(Score, score) for score in raw["scores"]))
     return [found[step] for step in sorted(found)]
 
 
@@ -139,7 +140,8 @@ def write_evaluation(folder: Storage, evaluation: Evaluation, examples: list[Ret
 def read_evaluation(folder: Storage) -> Evaluation:
     """Reads what `write_evaluation` wrote. Raises FileNotFoundError when there is none."""
     raw = json.loads(folder.read_bytes(SCORES_FILE))
-    return Evaluation(raw["step"], raw["checkpoint"], raw["data"], tuple(Score(**score) for score in raw["scores"]))
+    scores = tuple(known_fields(Score, score) for score in raw["scores"])
+    return Evaluation(raw["step"], raw["checkpoint"], raw["data"], scores)
 
 
 def read_examples(folder: Storage) -> list[RetrievalExample]:

@@ -16,7 +16,7 @@ from orchestrator.records import RUN_FILE, drive_numbers, read_events
 from orchestrator.report.dataset_facts import DatasetFacts, gather_dataset
 from orchestrator.report.evaluation_facts import EvaluationFacts, gather_evaluation
 from orchestrator.run import CONFIG_FILE, EVALUATION_FOLDER, stages_done
-from orchestrator.status import Restart, StageStatus, read_stages, restarts_of
+from orchestrator.status import Restart, StageStatus, read_configured_stages, read_stages, restarts_of
 from training.ledger import LedgerRecord, read_ledger
 from training.records import SCORES_FILE, StepMetrics, Validation, read_metrics, read_validations
 
@@ -112,7 +112,7 @@ def _course(run: Storage) -> CourseFacts | None:
     numbers = drive_numbers(run)
     if not numbers:
         return None
-    stages = tuple(read_stages(run, numbers, stages_done(run), is_live=False))
+    stages = tuple(read_stages(run, numbers, stages_done(run), read_configured_stages(run), is_live=False))
     told_at = [stage.at for stage in stages if stage.at is not None]
     return CourseFacts(
         at=_moment(max(told_at)) if told_at else "",
