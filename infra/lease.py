@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass
 from typing import IO
 
 from infra.conditions import honours_conditions
-from infra.errors import CredentialsRefused, DiptychError, FixedCredentialsRefused, OutputError
+from infra.errors import CredentialsRefused, DiptychError, FixedCredentialsRefused, InputError, OutputError
+from infra.local_files import reading, unwritable, writing
 from infra.object_lease import EXPIRES_AFTER_S, ObjectLease
 from infra.storage import Storage
 
@@ -135,15 +136,29 @@ def look_at_lease(place: Storage) -> LeaseView | None:
         return None
     path = place.local_path(LEASE_FILE)
     try:
-        with path.open("r") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return LeaseView(_from_json(path.read_bytes()), math.inf)
+        with reading(path), path.open("r") as file:
+            is_free = _is_free(place, file)
+            return LeaseView(_from_json(path.read_bytes()), math.inf if is_free else 0.0)
     except FileNotFoundError:
         return None
+
+
+def _is_free(place: Storage, file: IO[str]) -> bool:
+    """Whether nobody has the file locked."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        with contextlib.suppress(FileNotFoundError):
-            return LeaseView(_from_json(path.read_bytes()), 0.0)
-        return None
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        raise InputError(
+            f"{place.url}: whether anybody drives it is not known here, since its file system answers no locks "
+            f"({error.strerror}).",
+            "A driver holds a lock (flock) on its lease, which others look at.",
+            "Look from a machine on which it is mounted with locks.",
+        ) from error
+    return True
 
 
 def holder_of(place: Storage) -> Holder | None:
@@ -155,7 +170,10 @@ def holder_of(place: Storage) -> Holder | None:
 @contextlib.contextmanager
 def _locked(place: Storage, me: Holder, say: Callable[[str], None]) -> Iterator[None]:
     path = place.local_path(LEASE_FILE)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from error
     is_told = False
     while (file := _try_lock(place)) is None:
         if not is_told:
@@ -165,18 +183,21 @@ def _locked(place: Storage, me: Holder, say: Callable[[str], None]) -> Iterator[
         time.sleep(LOOK_EVERY_S)
     with file:
         file.truncate(0)
-        file.write(_to_json(me).decode())
-        file.flush()
+        # Who has the lock is for others to read; a full disk may lack the room for it.
+        with contextlib.suppress(OSError):
+            os.write(file.fileno(), _to_json(me))
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the lock is what counts, and goes with its holder
+                path.unlink(missing_ok=True)
 
 
 def _try_lock(place: Storage) -> IO[str] | None:
     """The locked file; None while another process has it. flock belongs to the open file and not to its name."""
     path = place.local_path(LEASE_FILE)
-    file = path.open("a+")
+    with writing(path):
+        file = path.open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
@@ -210,8 +231,9 @@ def _to_json(holder: Holder) -> bytes:
 
 
 def _from_json(data: bytes) -> Holder | None:
-    """None for a file that its holder has not written yet."""
-    if not data:
+    """None for a file that its holder has not written yet, or another version has."""
+    try:
+        raw = json.loads(data)
+        return Holder(int(raw["pid"]), str(raw["host"]), float(raw["since"]))
+    except (ValueError, LookupError, TypeError):
         return None
-    raw = json.loads(data)
-    return Holder(raw["pid"], raw["host"], raw["since"])

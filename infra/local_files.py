@@ -1,13 +1,16 @@
 """Whole files on local disk: each appears at its place complete and durable, or not at all."""
 
+import contextlib
 import errno
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
-from infra.errors import OutputError
+from infra.errors import InputError, OutputError
 
 TEMPORARY_SUFFIX = ".partial"
+FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
 class LocalWriter:
@@ -71,6 +74,30 @@ def create_local(target: Path, data: bytes) -> bool:
     finally:
         temporary.unlink(missing_ok=True)
     return True
+
+
+@contextlib.contextmanager
+def reading(place: str | Path) -> Iterator[None]:
+    """Raises InputError for what the block may not read."""
+    try:
+        yield
+    except PermissionError as error:
+        raise InputError(
+            f"{place} cannot be read ({os.strerror(error.errno or errno.EACCES)}).",
+            "The file and all folders above it must be readable by you.",
+            "Change their permissions, or ask their owner to.",
+        ) from error
+
+
+@contextlib.contextmanager
+def writing(place: str | Path) -> Iterator[None]:
+    """Raises OutputError for what the block may not write, as on a file system that is mounted for reading only."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FORBIDDEN:
+            raise
+        raise unwritable(Path(place), error) from error
 
 
 def unwritable(path: Path, error: OSError) -> OutputError:

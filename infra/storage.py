@@ -15,7 +15,7 @@ import pyarrow.fs as pafs
 
 from infra.errors import InputError, OutputError
 from infra.files import FileEntry
-from infra.local_files import TEMPORARY_SUFFIX, LocalWriter, create_local
+from infra.local_files import TEMPORARY_SUFFIX, LocalWriter, create_local, reading, writing
 from infra.s3_objects import CHECK_PREFIX, S3Objects
 from infra.settings import absolute_place
 
@@ -64,7 +64,8 @@ class Storage:
     def read_bytes(self, path: str) -> bytes:
         """The whole file. Raises FileNotFoundError when there is none."""
         if self.is_local:
-            return self.local_path(path).read_bytes()
+            with reading(self.local_path(path)):
+                return self.local_path(path).read_bytes()
         if self.s3 is not None:
             return self.s3.read_bytes(path)
         with self.open_input(path) as stream:
@@ -82,12 +83,14 @@ class Storage:
         if self.s3 is not None:
             return pa.PythonFile(self.s3.open_input(path), mode="r")
         filesystem, root = _filesystem(self.url)
-        return filesystem.open_input_file(_join(root, path))
+        with reading(_join(root, path)):
+            return filesystem.open_input_file(_join(root, path))
 
     def open_stream(self, path: str) -> BinaryIO:
         """Opens the file for reading from its start, in large steps. Raises FileNotFoundError when there is none."""
         if self.is_local:
-            return self.local_path(path).open("rb")
+            with reading(self.local_path(path)):
+                return self.local_path(path).open("rb")
         if self.s3 is not None:
             return io.BufferedReader(self.s3.open_input(path), HASH_CHUNK_BYTES)  # type: ignore[type-var]
         stream: BinaryIO = self.open_input(path)
@@ -98,7 +101,8 @@ class Storage:
         if self.s3 is not None:
             return self.s3.info(path)
         filesystem, root = _filesystem(self.url)
-        info = filesystem.get_file_info(_join(root, path))
+        with reading(_join(root, path)):
+            info = filesystem.get_file_info(_join(root, path))
         return FileEntry(path, info.size) if info.type == pafs.FileType.File else None
 
     def size_bytes(self, path: str) -> int | None:
@@ -171,7 +175,8 @@ class Storage:
             self.s3.delete([path])
         elif self.exists(path):
             filesystem, root = _filesystem(self.url)
-            filesystem.delete_file(_join(root, path))
+            with writing(_join(root, path)):
+                filesystem.delete_file(_join(root, path))
 
     def delete_folder(self, folder: str) -> None:
         """Removes the folder with all it holds; one that is not there is fine."""
@@ -179,8 +184,9 @@ class Storage:
             self.s3.delete([entry.path for entry in self.list_files(folder, recursive=True)])
             return
         filesystem, root = _filesystem(self.url)
-        if filesystem.get_file_info(_join(root, folder)).type == pafs.FileType.Directory:
-            filesystem.delete_dir(_join(root, folder))
+        with writing(_join(root, folder)):
+            if filesystem.get_file_info(_join(root, folder)).type == pafs.FileType.Directory:
+                filesystem.delete_dir(_join(root, folder))
 
     def sweep_unfinished(self) -> int:
         """Removes what writers that were killed left behind here; returns how many files or uploads."""
@@ -215,7 +221,9 @@ class Storage:
         filesystem, root = _filesystem(self.url)
         selector = pafs.FileSelector(_join(root, folder), allow_not_found=True, recursive=recursive)
         prefix = f"{root.rstrip('/')}/"
-        for info in filesystem.get_file_info(selector):
+        with reading(_join(root, folder)):
+            infos = filesystem.get_file_info(selector)
+        for info in infos:
             if info.type == pafs.FileType.File and not info.base_name.endswith(TEMPORARY_SUFFIX):
                 yield FileEntry(info.path.removeprefix(prefix), info.size)
 

@@ -4,9 +4,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from infra.errors import ConfigError, InputError, first_line
 from infra.files import FileEntry
+from infra.local_files import reading
 from infra.progress import StageSnapshot
 from infra.storage import Storage
 from orchestrator.keeper import KeptSnapshot, read_progress
@@ -156,11 +158,20 @@ def _run_line(folder: Storage, name: str) -> RunLine:
 def _names(storage: Storage) -> list[str]:
     if storage.is_local:
         root = storage.local_path()
-        return sorted(path.name for path in root.iterdir() if (path / RUN_FILE).is_file()) if root.is_dir() else []
+        with reading(root):
+            return sorted(path.name for path in root.iterdir() if _may_hold_run(path)) if root.is_dir() else []
     if storage.s3 is not None:
         return [name for name in storage.s3.list_folders() if storage.at(name).exists(RUN_FILE)]
     listed: list[FileEntry] = storage.list_files(recursive=True)
     return sorted({entry.path.split("/")[0] for entry in listed if entry.path.endswith(f"/{RUN_FILE}")})
+
+
+def _may_hold_run(folder: Path) -> bool:
+    """One that may not be looked into may: reading it tells why not."""
+    try:
+        return (folder / RUN_FILE).is_file()
+    except PermissionError:
+        return True
 
 
 def read_configured_stages(folder: Storage) -> ConfiguredStages:

@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
+from other_user import as_other_user, public_folder
 
-from infra.errors import CredentialsRefused, FixedCredentialsRefused, OutputError, StorageFailed
+from infra.errors import CredentialsRefused, FixedCredentialsRefused, InputError, OutputError, StorageFailed
 from infra.lease import Lease, hold, holder_of
 from infra.storage import storage_of
 
@@ -74,3 +75,48 @@ def test_only_for_credentials_that_can_be_renewed_a_lease_is_waited_for():
     assert Lease(lambda: True, lambda: False, lambda: fixed).wait_until_held(600.0)
     assert not Lease(lambda: False, lambda: True, lambda: fixed).wait_until_held(600.0)  # lost is lost
     assert time.monotonic() - began < 60
+
+
+def test_a_lease_that_cannot_be_looked_at_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = storage_of(tmp_path)
+    folder.write_bytes("lease.json", b"")
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("infra.lease.fcntl.flock", no_locks)
+    with pytest.raises(InputError, match="its file system answers no locks"):
+        holder_of(folder)
+
+
+def test_places_that_may_not_be_read_or_written_are_told():
+    with public_folder() as root:
+        folder = storage_of(root / "run")
+        folder.write_bytes("lease.json", b"{}")
+        folder.write_bytes("a.json", b"{}")
+        assert holder_of(folder) is None
+        with hold(storage_of(root / "other"), print):
+            pass  # imports what it needs
+        with as_other_user():
+            for path in (folder, folder.at("new")):
+                with pytest.raises(OutputError, match="cannot be written"), hold(path, print):
+                    pass
+            with pytest.raises(OutputError, match="cannot be written"):
+                folder.delete("a.json")
+            with pytest.raises(OutputError, match="cannot be written"):
+                storage_of(root).delete_folder("run")
+        (root / "run").chmod(0)
+        with as_other_user():
+            for look in (holder_of, lambda place: place.read_bytes("a.json"), lambda place: place.exists("a.json")):
+                with pytest.raises(InputError, match="cannot be read"):
+                    look(folder)
+            for look in (lambda place: place.list_files(), lambda place: place.open_input("a.json")):
+                with pytest.raises(InputError, match="cannot be read"):
+                    look(folder)
+
+
+def test_a_lease_that_another_version_wrote_has_a_holder_who_is_not_known(tmp_path: Path):
+    folder = storage_of(tmp_path)
+    with hold(folder, print):
+        folder.local_path("lease.json").write_bytes(b"[1]")
+        assert holder_of(folder) is None

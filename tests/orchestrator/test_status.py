@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from other_user import as_other_user, public_folder
 
+from infra.errors import InputError
 from infra.progress import StageSnapshot
 from infra.storage import Storage, storage_of
 from orchestrator.cli import cli
@@ -83,3 +85,30 @@ def test_a_run_whose_config_a_later_version_wrote_shows_its_state_and_that_versi
     lines = call("status", run.url).stdout.splitlines()
     assert "version     made by diptych 9.9" in lines and lines[0].startswith("birds  stopped  (by hand)")
     assert "left alone, unreadable: train.new_key is not a key" in call("gc", tmp_path).stdout
+
+
+def test_a_folder_that_may_not_be_read_is_told_and_hides_no_run():
+    with public_folder() as root:
+        make_run(root, "birds", 1.0)
+        make_run(root, "private", 2.0)
+        (root / "lost+found").mkdir()
+        call("gc", root)  # imports what it needs
+        for name in ("private", "lost+found"):
+            (root / name).chmod(0)
+        with as_other_user():
+            listed = json.loads(call("runs", root, "--json").stdout)["runs"]
+            collected = call("gc", root).stdout
+            refused = [CliRunner().invoke(cli, [command, f"{root}/private"]) for command in ("status", "gc", "logs")]
+        assert [(run["name"], run["state"]) for run in listed] == [
+            ("birds", "stopped"),
+            ("lost+found", "unreadable"),
+            ("private", "unreadable"),
+        ]
+        assert listed[1]["reason"].startswith(f"{root}/lost+found/")
+        assert listed[1]["reason"].endswith(" cannot be read (Permission denied).")
+        assert f"{root}/private: left alone, unreadable: " in collected
+        assert [type(result.exception) for result in refused] == [InputError] * 3
+        root.chmod(0)
+        with as_other_user():
+            assert isinstance(CliRunner().invoke(cli, ["runs", str(root)]).exception, InputError)
+        root.chmod(0o755)
