@@ -5,12 +5,15 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from infra.errors import OutputError
 from infra.terminal import flush_or_drop
+
+if TYPE_CHECKING:
+    from infra.storage import Storage
 
 config_argument = click.argument("config", type=click.Path(path_type=Path))
 overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
@@ -50,6 +53,18 @@ def say(text: str) -> None:
             "It is a terminal, a pipe that is read, or a file on a disk with room.",
             "Send it elsewhere.",
         ) from error
+
+
+def print_run(folder: "Storage", as_json: bool) -> None:
+    """Where a run lies whose command has done its part; as JSON also how it stands."""
+    report = f"{folder.url}/report.html"
+    if as_json:
+        from orchestrator.records import read_standing
+
+        print_record({"folder": folder.url, "state": read_standing(folder).state, "report": report}, [], as_json)
+        return
+    for line in (f"Run: {folder.url}", f"Report: {report}"):
+        say_if_heard(line)
 
 
 def say_if_heard(text: str, *, err: bool = False) -> None:

@@ -12,6 +12,7 @@ from orchestrator.options import (
     json_text,
     overrides_argument,
     print_record,
+    print_run,
     progress_option,
     run_argument,
     say,
@@ -179,7 +180,6 @@ def resume(
     """
     from infra.progress_display import ProgressForm
     from infra.storage import storage_of
-    from orchestrator.records import read_standing
     from orchestrator.resume import resubmit_run, resume_run
 
     folder = storage_of(run_folder)
@@ -190,9 +190,7 @@ def resume(
     if shared_folder is not None:
         raise click.UsageError("--shared-folder is for a run that is handed to a cluster: --address http://HEAD:8265.")
     resume_run(folder, overrides, address=address, progress_form=ProgressForm(progress_form))
-    report = f"{folder.url}/report.html"
-    record = {"folder": folder.url, "state": read_standing(folder).state, "report": report}
-    print_record(record, [f"Run: {folder.url}", f"Report: {report}"], as_json)
+    print_run(folder, as_json)
 
 
 @click.command()

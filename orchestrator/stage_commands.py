@@ -13,7 +13,9 @@ from orchestrator.options import (
     json_option,
     overrides_argument,
     print_record,
+    print_run,
     progress_option,
+    say_if_heard,
 )
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ def demo(workdir: Path, short: bool, as_json: bool) -> None:
     evaluation_folder = run_demo(workdir, short=short)
     _show_scores(evaluation_folder, as_json)
     if not as_json:
-        click.echo(f"Report: {workdir.absolute() / 'report.html'}")
+        say_if_heard(f"Report: {workdir.absolute() / 'report.html'}")
 
 
 @click.command()
@@ -58,7 +60,7 @@ def build(config: Path, overrides: tuple[str, ...], address: str | None, progres
       diptych build birds.yaml build.image_size=224
       diptych build birds.yaml --progress json 2> progress.jsonl
     """
-    _drive(config, overrides, address, ["build"], progress_form=progress_form)
+    print_run(_drive(config, overrides, address, ["build"], progress_form=progress_form), as_json=False)
 
 
 @click.command()
@@ -74,7 +76,7 @@ def annotate(config: Path, overrides: tuple[str, ...], address: str | None, prog
       diptych annotate birds.yaml
       diptych annotate birds.yaml annotate.phash=true
     """
-    _drive(config, overrides, address, ["annotate"], progress_form=progress_form)
+    print_run(_drive(config, overrides, address, ["annotate"], progress_form=progress_form), as_json=False)
 
 
 @click.command()
@@ -90,7 +92,7 @@ def curate(config: Path, overrides: tuple[str, ...], address: str | None, progre
       diptych curate birds.yaml
       diptych curate birds.yaml curate.top.share=0.3
     """
-    _drive(config, overrides, address, ["curate"], progress_form=progress_form)
+    print_run(_drive(config, overrides, address, ["curate"], progress_form=progress_form), as_json=False)
 
 
 @click.command()
@@ -108,7 +110,7 @@ def train(config: Path, overrides: tuple[str, ...], address: str | None, dry_run
       diptych train birds.yaml --dry-run
     """
     if not dry_run:
-        _drive(config, overrides, address, ["train"])
+        print_run(_drive(config, overrides, address, ["train"]), as_json)
         return
     from orchestrator.config import load_config
     from orchestrator.dry_run import plan_run
@@ -136,7 +138,7 @@ def evaluate(
     if checkpoint is None:
         from orchestrator.run import EVALUATION_FOLDER
 
-        folder = _drive(config, overrides, address, ["evaluate"], echo=False)
+        folder = _drive(config, overrides, address, ["evaluate"])
         _show_scores(folder.at(EVALUATION_FOLDER), as_json)
         return
     from orchestrator.config import load_config
@@ -161,8 +163,8 @@ def export(config: Path, overrides: tuple[str, ...], address: str | None) -> Non
     """
     from orchestrator.run import EXPORT_FOLDER
 
-    folder = _drive(config, overrides, address, ["export"], echo=False)
-    click.echo(f"Model: {folder.at(EXPORT_FOLDER).url}")
+    folder = _drive(config, overrides, address, ["export"])
+    say_if_heard(f"Model: {folder.at(EXPORT_FOLDER).url}")
 
 
 @click.command()
@@ -190,7 +192,8 @@ def run(
       diptych run birds.yaml train.steps=2000 --dry-run
     """
     if not dry_run:
-        _drive(config, overrides, address, None, progress_form=progress_form, is_submitted=submitted)
+        folder = _drive(config, overrides, address, None, progress_form=progress_form, is_submitted=submitted)
+        print_run(folder, as_json)
         return
     from orchestrator.config import load_config
     from orchestrator.run import with_stored_sections
@@ -215,7 +218,6 @@ def _drive(
     address: str | None,
     names: Sequence[str] | None,
     *,
-    echo: bool = True,
     progress_form: str = "auto",
     is_submitted: bool = False,
 ) -> "Storage":
@@ -227,11 +229,7 @@ def _drive(
     config = load_config(path, overrides)
     stages: Sequence[Stage] = configured_stages(config) if names is None else [Stage(name) for name in names]
     form = ProgressForm(progress_form)
-    folder = drive(config, stages, address=address, progress_form=form, is_submitted=is_submitted)
-    if echo:
-        click.echo(f"Run: {folder.url}")
-        click.echo(f"Report: {folder.url}/report.html")
-    return folder
+    return drive(config, stages, address=address, progress_form=form, is_submitted=is_submitted)
 
 
 def _show_scores(folder: "Storage", as_json: bool) -> None:

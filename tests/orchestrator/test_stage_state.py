@@ -1,13 +1,15 @@
 """Stages are done again when what they were made from changes, and a training keeps the data that it began with."""
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 import yaml
 from click.testing import CliRunner
-from commands import diptych
+from commands import DIPTYCH, diptych
 from saved_checkpoints import save_weights
 from small_datasets import make_dataset, write_annotation
 from torch import ones, zeros
@@ -279,3 +281,19 @@ def test_a_training_does_not_go_on_with_other_data(place: Path, dataset: Dataset
     config.folder.delete("stages/train.json")
     refused = diptych("train", place, "train.workers=1", cwd=place.parent)
     assert refused.returncode == 2 and "a training with other data" in refused.stderr
+
+
+def test_run_and_train_print_the_record_that_resume_prints(place: Path, dataset: Dataset):
+    folder = finish(place, dataset).folder
+    expected = {"folder": folder.url, "state": "done", "report": f"{folder.url}/report.html"}
+    for arguments in (["run", place], ["train", place], ["resume", folder.url]):
+        result = CliRunner().invoke(cli, [*map(str, arguments), "--json"], catch_exceptions=False)
+        assert json.loads(result.stdout) == expected
+
+
+def test_a_run_that_is_done_ends_as_such_though_nobody_reads_where_it_lies(place: Path, dataset: Dataset):
+    finish(place, dataset)
+    reader, lost = os.pipe()
+    os.close(reader)
+    assert subprocess.run([DIPTYCH, "run", place], cwd=place.parent, stdout=lost, stderr=lost).returncode == 0
+    os.close(lost)
