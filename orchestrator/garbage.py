@@ -17,6 +17,7 @@ from training.checkpoint import (
     MARKER_FILE,
     committed_checkpoints,
     hash_problem,
+    is_checkpoint_path,
     read_files,
     size_problem,
     step_of,
@@ -119,7 +120,7 @@ def _garbage(run: Storage) -> Iterator[Garbage]:
     committed = committed_checkpoints(run)
     sizes = {entry.path: entry.size_bytes for entry in run.list_files(CHECKPOINTS_FOLDER, recursive=True)}
     folders = sorted({"/".join(path.split("/")[:2]) for path in sizes})
-    for folder in folders:
+    for folder in filter(is_checkpoint_path, folders):
         if folder not in committed:
             yield Garbage(GarbageKind.TORN_CHECKPOINT, folder, _size(sizes, folder))
     kept = checkpoints_to_keep(run, committed, _keep_rule(run))

@@ -11,7 +11,7 @@ from orchestrator.run import CONFIG_FILE, read_identity
 from orchestrator.stages import configured_stages
 from orchestrator.submit import Submission, submit_run
 from orchestrator.yaml_source import YamlSource, apply_overrides, parse_yaml
-from training.checkpoint import CHECKPOINTS_FOLDER, newest_checkpoint
+from training.checkpoint import committed_checkpoints, newest_checkpoint
 
 
 def resume_run(
@@ -67,11 +67,10 @@ def stored_source(folder: Storage) -> YamlSource:
 
 def _require_checkpoint(folder: Storage) -> None:
     """A resumed training that has checkpoints must not begin anew without a word."""
-    files = folder.list_files(CHECKPOINTS_FOLDER, recursive=True)
-    markers = [entry.path for entry in files if entry.path.endswith("/checkpoint.json")]
-    if markers and newest_checkpoint(folder) is None:
+    committed = committed_checkpoints(folder)
+    if committed and newest_checkpoint(folder) is None:
         raise CorruptData(
-            f"{folder.url} has {len(markers)} checkpoints, and none of them is whole: "
+            f"{folder.url} has {len(committed)} checkpoints, and none of them is whole: "
             "the training would start at step 0.",
             "A resume goes on from a checkpoint.",
             f"`diptych verify {folder.url}` names what is wrong; restore the files, or train under another name.",

@@ -6,6 +6,7 @@ comes last, holds the state that is not tensors, and vouches for the size and SH
 
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -18,6 +19,8 @@ from infra.errors import CorruptData
 from infra.storage import Storage, sha256_in
 
 CHECKPOINTS_FOLDER = "checkpoints"
+# Others beside them are the user's: a copy that was kept, or notes.
+CHECKPOINT_FOLDER = re.compile(rf"{CHECKPOINTS_FOLDER}/step_(\d{{8}}|[1-9]\d{{8,}})")
 MARKER_FILE = "checkpoint.json"
 RECEIPTS_FOLDER = "receipts"  # what each rank has written, until the marker is
 
@@ -69,10 +72,16 @@ def step_of(path: str) -> int:
     return int(path.rpartition("_")[2])
 
 
+def is_checkpoint_path(path: str) -> bool:
+    """Whether a checkpoint lies at this path of a run's folder, finished or not."""
+    return CHECKPOINT_FOLDER.fullmatch(path) is not None
+
+
 def committed_checkpoints(run: Storage) -> list[str]:
     """The paths of the checkpoints that have their marker, oldest first."""
     listed = run.list_files(CHECKPOINTS_FOLDER, recursive=True)
-    return sorted(entry.path.rpartition("/")[0] for entry in listed if entry.path.endswith(f"/{MARKER_FILE}"))
+    marked = (folder for folder, _, name in (entry.path.rpartition("/") for entry in listed) if name == MARKER_FILE)
+    return sorted(filter(is_checkpoint_path, marked), key=step_of)
 
 
 def newest_checkpoint(run: Storage) -> str | None:

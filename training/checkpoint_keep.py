@@ -8,6 +8,7 @@ from training.checkpoint import (
     MARKER_FILE,
     RECEIPTS_FOLDER,
     committed_checkpoints,
+    is_checkpoint_path,
     read_files,
     step_of,
 )
@@ -51,7 +52,7 @@ def sweep_uncommitted(run: Storage) -> None:
     listed = run.list_files(CHECKPOINTS_FOLDER, recursive=True)
     folders = {"/".join(entry.path.split("/")[:2]) for entry in listed} | _local_folders(run)
     committed = set(committed_checkpoints(run))  # looked at last: one may be committed between the two
-    for folder in folders:
+    for folder in filter(is_checkpoint_path, folders):
         if folder not in committed:
             run.delete_folder(folder)
 

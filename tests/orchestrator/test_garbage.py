@@ -65,6 +65,16 @@ def test_torn_superseded_and_stray_ones_are_listed_and_then_removed(run: Storage
     assert left == {"step_00000002", "step_00000003"}
 
 
+def test_what_a_user_has_put_among_the_checkpoints_is_no_garbage(run: Storage):
+    for step in (1, 2, 3):
+        save(run, step)
+    own = ["best/checkpoint.json", "step_00000003.bak/parameters.safetensors", "notes.txt"]
+    for path in own:
+        run.write_bytes(f"checkpoints/{path}", CONTENT)
+    assert kinds(collect_garbage(run, delete=True)) == {checkpoint_path(1): GarbageKind.SUPERSEDED}
+    assert all(run.exists(f"checkpoints/{path}") for path in own)
+
+
 def test_the_only_good_checkpoint_stays_when_newer_ones_are_damaged(run: Storage):
     save(run, 1)
     for step in (2, 3):

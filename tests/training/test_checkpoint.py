@@ -1,6 +1,7 @@
 """Checkpoints: committed by their marker, passed over when they are not whole, written in the background."""
 
 import json
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from training.cadence import Cadence, CadenceClock
 from training.checkpoint import (
     CheckpointState,
     TensorKind,
+    checkpoint_path,
     committed_checkpoints,
     hash_problem,
     load_moments,
@@ -26,6 +28,7 @@ from training.checkpoint import (
     newest_whole_checkpoint,
     read_files,
     read_state,
+    step_of,
 )
 from training.checkpoint_keep import KeepRule, prune_checkpoints, sweep_uncommitted
 from training.checkpoint_part import CheckpointPart, PartName, owners_of
@@ -199,6 +202,24 @@ def test_a_run_without_checkpoints_has_none(tmp_path: Path):
     empty = storage_of(tmp_path)
     assert newest_checkpoint(empty) is None and agreed_checkpoint(empty, print) is None
     sweep_uncommitted(empty)
+
+
+def test_a_copy_among_the_checkpoints_is_none_of_them_and_stays(run: Storage):
+    copies = ["zz_good_3", "best", "step_00000010.bak", "step_000000040", "old/step_00000050"]
+    for name in copies:
+        shutil.copytree(run.local_path("checkpoints/step_00000010"), run.local_path(f"checkpoints/{name}"))
+    run.local_path("checkpoints/notes.txt").write_text("the one of step 10 looked well")
+    save(run, 100_000_000)
+    assert [step_of(path) for path in committed_checkpoints(run)] == [10, 20, 30, 100_000_000]
+    newest = checkpoint_path(100_000_000)
+    assert newest_checkpoint(run) == newest_whole_checkpoint(run) == newest
+    prune_checkpoints(run, KeepRule(1), newest)
+    run.delete(f"{newest}/checkpoint.json")
+    sweep_uncommitted(run)
+    assert committed_checkpoints(run) == []
+    assert all(run.exists(f"checkpoints/{name}/checkpoint.json") for name in copies)
+    left = {path.name for path in run.local_path("checkpoints").iterdir()}
+    assert left == {"notes.txt", "old", *copies[:-1]}
 
 
 def test_only_the_newest_are_kept_and_never_none(run: Storage):
