@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO, Any, BinaryIO
-from urllib.parse import urlsplit
 
 from infra.files import FileEntry
 from infra.s3_client import CONDITION_FAILED, MISSING, error_code, explained, explanation, s3_client
@@ -44,9 +43,10 @@ class S3Objects:
         return s3_client(is_hasty=self.is_hasty)
 
     def _key(self, path: str) -> dict[str, str]:
-        parts = urlsplit(self.url)
-        prefix = parts.path.strip("/")
-        return {"Bucket": parts.netloc, "Key": f"{prefix}/{path}".strip("/") if prefix else path}
+        # Not by the rules of the web's addresses: # and ? are characters of a key as all others.
+        bucket, _, rest = self.url.removeprefix("s3://").partition("/")
+        prefix = rest.strip("/")
+        return {"Bucket": bucket, "Key": f"{prefix}/{path}".strip("/") if prefix else path}
 
     def info(self, path: str) -> FileEntry | None:
         """The object's size and version; None when there is none."""

@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fault_proxy import FaultProxy
+from hypothesis import given
+from hypothesis import strategies as st
 from object_store import ObjectStore
 from other_stores import localbucket, moto_server, nanio
 from store_client import UseStore
@@ -62,6 +64,28 @@ def test_a_missing_object_is_told_apart(storage: Storage):
     for read in (storage.read_bytes, storage.open_input, storage.open_stream):
         with pytest.raises(FileNotFoundError):
             read("missing")
+
+
+@given(st.text(st.characters(exclude_categories=("C", "Z")), min_size=1).filter(lambda name: name.strip("/")))
+def test_an_address_is_the_bucket_and_the_whole_prefix_whatever_is_in_it(name: str):
+    place = storage_of(f"s3://bucket/runs/{name}").at("file").s3
+    assert place is not None
+    assert place._key("") == {"Bucket": "bucket", "Key": f"runs/{name.rstrip('/')}/file"}
+
+
+@pytest.mark.parametrize("name", ["exp#1", "exp?1", "exp%231", "exp 1", "exp+1&2=3", "Vögel-鳥", "<exp>'1'"])
+def test_every_character_of_an_address_counts(store: ObjectStore, storage: Storage, name: str):
+    run, other = storage.at(name), storage.at(name[:3])
+    run.write_bytes(f"logs/{name}.txt", b"mine")
+    assert run.s3 is not None and other.s3 is not None
+    assert run.s3.create("marker", b"mine") and other.s3.create("marker", b"another's")
+    assert run.read_bytes(f"logs/{name}.txt") == b"mine" and run.read_bytes("marker") == b"mine"
+    assert [entry.path for entry in run.list_files(recursive=True)] == [f"logs/{name}.txt", "marker"]
+    assert storage.s3 is not None and name in storage.s3.list_folders()
+    prefix = storage.url.removeprefix(f"s3://{store.bucket}/")
+    assert f"{prefix}/{name}/logs/{name}.txt" in store.keys(prefix)
+    run.delete_folder("")
+    assert run.list_files(recursive=True) == [] and other.read_bytes("marker") == b"another's"
 
 
 def test_parquet_is_read_by_range_and_streams_from_the_start(storage: Storage):
