@@ -1,5 +1,6 @@
 """Works out from a run's config what it needs of a cluster."""
 
+import hashlib
 import os
 import re
 
@@ -12,6 +13,7 @@ from orchestrator.places import local_places
 
 AUTOSCALED_BUILD_TASKS = 32  # what `build.tasks: null` stands for where nodes come only when tasks wait for them
 MAX_NAME_LENGTH = 40  # KubeRay allows a RayJob 47, and what belongs to it has a longer name
+HASH_LETTERS = 8
 # A folder mounted there would hide what the image itself has in it.
 FOLDERS_OF_THE_IMAGE = {"/", "/bin", "/dev", "/etc", "/home", "/lib", "/opt", "/proc", "/root", "/sys", "/tmp", "/usr"}
 
@@ -63,7 +65,7 @@ def _needs(config: RunConfig, workers_per_node: int | None, shared_folder: str |
     evaluates = config.evaluate is not None or bool(config.annotate and config.annotate.clip_scores)
     most = train.max_workers if train else int(evaluates)
     return ClusterNeeds(
-        name=_label(config.name),
+        name=_label(config),
         config=_resolved(config),
         min_workers=train.min_workers if train else int(evaluates),
         max_workers=most,
@@ -83,10 +85,17 @@ def _resolved(config: RunConfig) -> str:
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-def _label(name: str) -> str:
-    """The run's name as all clusters take one: lower-case letters, digits and dashes, a letter first."""
-    label = re.sub(r"[^a-z0-9]+", "-", name.lower())[:MAX_NAME_LENGTH].strip("-")
-    return label if label[:1].isalpha() else f"run-{label}".strip("-")
+def _label(config: RunConfig) -> str:
+    """The run's name as all clusters take one: lower-case letters, digits and dashes, a letter first.
+
+    Where that is another than the run's, it ends with a hash, or several runs would have one cluster's name.
+    """
+    label = re.sub(r"[^a-z0-9]+", "-", config.name.lower()).strip("-")
+    label = label if label[:1].isalpha() else f"run-{label}"
+    if label == config.name and len(label) <= MAX_NAME_LENGTH:
+        return label
+    digest = hashlib.sha256(config.folder.url.encode()).hexdigest()[:HASH_LETTERS]
+    return f"{label[: MAX_NAME_LENGTH - HASH_LETTERS - 1].strip('-')}-{digest}"
 
 
 def _shared_folder(config: RunConfig) -> str | None:

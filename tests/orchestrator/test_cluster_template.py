@@ -1,5 +1,6 @@
 """`diptych cluster template` writes files that are filled with the config's needs, and never with a secret."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +101,28 @@ def needs_of(tmp_path: Path, text: str, *overrides: str) -> ClusterNeeds:
 
 def test_needs_follow_from_the_config(config: Path):
     needs = autoscaled_needs(load_config(config))
-    assert (needs.name, needs.shared_folder) == ("birds-2", "/shared/birds")
+    assert needs.name.startswith("birds-2-") and needs.shared_folder == "/shared/birds"
     assert (needs.min_workers, needs.max_workers, needs.workers_per_node, needs.use_gpu) == (4, 20, 8, True)
     assert (needs.min_train_nodes, needs.max_train_nodes, needs.gpus, needs.build_tasks) == (1, 3, 24, 32)
+
+
+def name_of(tmp_path: Path, run: str, storage: str = "s3://b/runs") -> str:
+    return needs_of(tmp_path, "evaluate: {retrieval: {data: s3://b/o}}\n", f"name='{run}'", f"storage={storage}").name
+
+
+@pytest.mark.parametrize("run", ["birds", "birds-2", "b" * 40])
+def test_a_run_whose_name_clusters_can_have_gives_it_to_its_own(tmp_path: Path, run: str):
+    assert name_of(tmp_path, run) == run
+
+
+def test_different_runs_have_clusters_of_different_names(tmp_path: Path):
+    long = "b" * 99
+    runs = ["Birds_1", "birds.1", "birds_1", "birds-1", "birds-1-", "1", "run-1", "1.", f"{long}1", f"{long}2"]
+    names = {run: name_of(tmp_path, run) for run in runs}
+    assert len(set(names.values())) == len(runs)
+    assert all(re.fullmatch(r"[a-z]([-a-z0-9]{,38}[a-z0-9])?", name) for name in names.values()), names
+    assert names["Birds_1"].startswith("birds-1-") and names["1"].startswith("run-1-")
+    assert name_of(tmp_path, "Birds_1") == names["Birds_1"] != name_of(tmp_path, "Birds_1", "s3://b/others")
 
 
 @pytest.mark.parametrize(("workers", "per_node", "nodes"), [(1, 1, 1), (2, 2, 1), (3, 4, 1), (8, 8, 1), (9, 8, 2)])
