@@ -5,7 +5,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import threading
 import warnings
 from collections.abc import Iterator
@@ -13,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from infra.cluster_address import require_head
 from infra.errors import MachineError
 from infra.session_folder import session_folder, sweep_dead_sessions
 
-CONNECT_TIMEOUT_S = 10.0
 OBJECT_STORE_BYTES = 256 << 20  # images never enter it: only plans, counts and metrics do
 KEPT_LOGS = ("worker-*.out", "worker-*.err", "raylet.*", "gcs_server.*", "train/*.log", "ray-data/*.log")
 
@@ -106,12 +105,14 @@ def _start(ray: ModuleType, folder: Path, address: str | None, cpus: int | None)
         "object_store_memory": OBJECT_STORE_BYTES,
         "_temp_dir": str(folder),
     }
+    if address:
+        require_head(address)
+        options = {"address": address}
     try:
-        if address:
-            _require_answer(address)
-            options = {"address": address}
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except ray.exceptions.AuthenticationError as error:
+        raise token_refused(str(address)) from error
+    except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise MachineError(
             f"No Ray cluster {f'answers at {address}' if address else 'could be started here'} ({error}).",
             "A reachable address, or a machine with free memory and a writable temporary folder, is needed.",
@@ -119,11 +120,13 @@ def _start(ray: ModuleType, folder: Path, address: str | None, cpus: int | None)
         ) from error
 
 
-def _require_answer(address: str) -> None:
-    """Raises OSError at once where nothing listens: Ray itself tries for several minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+def token_refused(address: str) -> MachineError:
+    """The error for a cluster that does not take this process's token."""
+    return MachineError(
+        f"--address: the cluster at {address} wants its token, and got none or another one.",
+        "A cluster with RAY_AUTH_MODE=token takes jobs and drivers from those who have the same token.",
+        "Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.",
+    )
 
 
 def _keep_logs(session: Path, logs: Path) -> None:
