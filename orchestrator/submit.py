@@ -1,16 +1,14 @@
 """Hands a run to a Ray cluster as a job: the code and the config travel with it, the rest goes through storage."""
 
-import os
 import tempfile
 import time
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
 
-from infra.cluster import QUIET_RAY
-from infra.errors import MachineError, RunError, first_line
+from infra.errors import RunError
 from orchestrator.config import RunConfig
+from orchestrator.job_client import JobClient, require_dashboard
 from orchestrator.package import CONFIG_NAME, write_package
 from orchestrator.places import require_cluster_places
 from orchestrator.records import (
@@ -64,10 +62,11 @@ def submit_run(config: RunConfig, address: str, *, shared_folder: str | None = N
     mount, if there is one. Raises ConfigError when a run of this name has another config, or places that the nodes
     do not see, MachineError when no cluster answers.
     """
+    require_dashboard(address)
     stages = configured_stages(config)
     note = require_cluster_places(config, shared_folder)
     check_run(config)
-    client = _client(address)
+    client = JobClient(address)
     check_stages(config, stages)
     folder = config.folder
     folder.create(CONFIG_FILE, config.to_yaml())  # of several at the same moment the first one's counts
@@ -84,7 +83,7 @@ def submit_run(config: RunConfig, address: str, *, shared_folder: str | None = N
     return Submission(config.name, folder.url, state, job, note, is_late=job is None)
 
 
-def _submit(client: Any, address: str, config: RunConfig, number: int) -> str | None:
+def _submit(client: JobClient, address: str, config: RunConfig, number: int) -> str | None:
     """Hands over the run's drive of that number; returns the job's name, None when somebody else was faster."""
     folder = config.folder
     forget_stop_request(folder, number)
@@ -94,19 +93,14 @@ def _submit(client: Any, address: str, config: RunConfig, number: int) -> str | 
     with tempfile.TemporaryDirectory(prefix="diptych-submit-") as scratch:
         write_package(Path(scratch), config.to_yaml())
         for job in chain([first], (f"{first}.{attempt}" for attempt in count(2))):
-            status = _status(client, job)
+            status = client.status(job)
             if status is None:
                 try:
-                    client.submit_job(
-                        entrypoint=ENTRYPOINT,
-                        submission_id=job,
-                        runtime_env={"working_dir": scratch},
-                        metadata={"run": folder.url},
-                    )
-                except RuntimeError as error:
-                    status = _status(client, job)
+                    client.submit(job, Path(scratch), ENTRYPOINT, folder.url)
+                except RunError:
+                    status = client.status(job)
                     if status is None:
-                        raise _refused(job, error) from error
+                        raise
                 else:
                     text = f"job {job} at {address}"
                     record_event(folder, Event(time.time(), this_process(), SUBMIT_EVENT, text, number))
@@ -114,40 +108,3 @@ def _submit(client: Any, address: str, config: RunConfig, number: int) -> str | 
             if not status.is_terminal() or number in drive_numbers(folder):
                 return None
     return None
-
-
-def _refused(job: str, error: RuntimeError) -> RunError:
-    return RunError(
-        f"The cluster refused the job {job} ({first_line(error)}).",
-        "Nothing of the run was started.",
-        "Look at the cluster's dashboard, and submit again.",
-    )
-
-
-def _client(address: str) -> Any:
-    os.environ.update(QUIET_RAY)
-    from ray.exceptions import AuthenticationError
-    from ray.job_submission import JobSubmissionClient
-
-    try:
-        return JobSubmissionClient(address)
-    except AuthenticationError as error:
-        raise MachineError(
-            f"--address: the cluster at {address} wants its token, and got none or another one.",
-            "A cluster with RAY_AUTH_MODE=token takes jobs from those who have the same token.",
-            "Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.",
-        ) from error
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise MachineError(
-            f"--address: no Ray cluster takes jobs at {address} ({first_line(error)}).",
-            "Wanted is the dashboard's address of a cluster's head, such as http://10.0.0.7:8265.",
-            "Check the address, and that the head was started with its dashboard.",
-        ) from error
-
-
-def _status(client: Any, job: str) -> Any:
-    """The job's status; None when the cluster has none of that name."""
-    try:
-        return client.get_job_status(job)
-    except RuntimeError:
-        return None
