@@ -5,6 +5,7 @@ import os
 import socket
 
 from infra.errors import MachineError
+from infra.secret_values import is_secret_value
 
 CONNECT_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 30.0  # a head answers at once, unless its machine is overloaded
@@ -16,8 +17,19 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 WANTED = "Wanted is the port where a cluster's head takes drivers, such as 10.0.0.7:6379."
 
 
+def refuse_secret(address: str) -> None:
+    """Raises MachineError for an address with a login, and does not show it: it would be kept with the run."""
+    if is_secret_value(address):
+        raise MachineError(
+            "--address: holds a login, a token or a signature, which is not shown here.",
+            "The address is printed, and written into the run's folder; so secrets come from elsewhere.",
+            "Take it out: RAY_AUTH_MODE=token and RAY_AUTH_TOKEN for a cluster's token, ~/.netrc for a proxy's login.",
+        )
+
+
 def require_head(address: str, *, answer_timeout_s: float = ANSWER_TIMEOUT_S) -> None:
     """Raises MachineError unless something that may be a Ray head answers at HOST:PORT; other forms are left to Ray."""
+    refuse_secret(address)
     if address.startswith(("http://", "https://")):
         raise MachineError(
             f"--address: {address} is the address of a dashboard.",

@@ -12,6 +12,8 @@ TOLD_TO_ALL = frozenset({"user_agent_token"})  # every host that is asked gets t
 PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@")
 # Of hdfs:// and abfs:// what stands there is no secret; of the web it is a login or a token.
 WEB_USER = re.compile(r"(?:https?|socks\w*|ftps?)://[^/@\s]+@", re.IGNORECASE)
+# A bucket's name has neither; a secret key has slashes.
+S3_LOGIN = re.compile(r"s3a?://(?:[^/\s]*@|[^/@\s]*:[^@\s]+@)", re.IGNORECASE)
 PARAMETER = re.compile(r"[?&;]([\w.-]+)=[^&;\s]")
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 USERS_OWN_NAMES = frozenset({"where", "classes", "clip_scores"})  # sections whose keys are the user's columns or labels
@@ -36,7 +38,7 @@ def is_secret_name(name: str) -> bool:
 def is_secret_value(text: str) -> bool:
     """Whether an address in the text has a login or a signature in it."""
     plain = unquote(text)
-    if any(PASSWORD.search(each) or WEB_USER.search(each) for each in (text, plain)):
+    if any(login.search(each) for login in (PASSWORD, WEB_USER, S3_LOGIN) for each in (text, plain)):
         return True
     return any(is_secret_name(name) for each in (text, plain) for name in PARAMETER.findall(each))
 

@@ -17,6 +17,7 @@ from infra.errors import InputError, OutputError
 from infra.files import FileEntry
 from infra.local_files import TEMPORARY_SUFFIX, LocalWriter, create_local, reading, writing
 from infra.s3_objects import CHECK_PREFIX, S3Objects
+from infra.secret_values import is_secret_value
 from infra.settings import absolute_place
 
 HASH_CHUNK_BYTES = 8 << 20
@@ -229,8 +230,17 @@ class Storage:
 
 
 def storage_of(url: str | Path) -> Storage:
-    """The storage for what a user wrote: `~` expanded, local paths made absolute, `file://` accepted."""
+    """The storage for what a user wrote: `~` expanded, local paths made absolute, `file://` accepted.
+
+    Raises InputError, which does not show it, for an address with a login.
+    """
     place = absolute_place(str(url))
+    if "://" in place and is_secret_value(place):
+        raise InputError(
+            f"An address {place.partition('://')[0]}://… holds a password, a key or a signature; it is not shown here.",
+            "Addresses are printed, and written into records; so secrets come from environment variables.",
+            "Take it out: s3://bucket/prefix with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE.",
+        )
     return Storage(place.rstrip("/") if "://" in place else place)
 
 

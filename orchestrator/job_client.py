@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.cluster import QUIET_RAY, token_refused
+from infra.cluster_address import refuse_secret
 from infra.errors import MachineError, RunError, first_line
 
 ANSWER_TIMEOUT_S = 30.0
@@ -14,7 +15,8 @@ WANTED = "Wanted is the dashboard's address of a cluster's head, such as http://
 
 
 def require_dashboard(address: str) -> None:
-    """Raises MachineError for an address of another form: Ray takes one for the name of a module, or of a head."""
+    """Raises MachineError for an address with a login, or of another form: Ray would take it for a module or a head."""
+    refuse_secret(address)
     if not address.startswith(("http://", "https://")):
         raise MachineError(
             f"--address: got {address!r}, which does not begin with http:// or https://.",

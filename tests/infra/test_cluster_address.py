@@ -83,3 +83,10 @@ def test_the_dashboards_address_is_told_from_a_heads():
 @pytest.mark.parametrize("address", ["auto", "local"])
 def test_an_address_without_a_port_is_left_to_ray(address: str):
     require_head(address)
+
+
+@pytest.mark.parametrize("address", ["ray://me:planted@h:10001", "https://planted@ray.example", "h:1?token=planted"])
+def test_a_login_in_an_address_is_refused_without_showing_it(address: str):
+    with pytest.raises(MachineError, match=r"--address: holds a login") as caught:
+        require_head(address)
+    assert "planted" not in str(caught.value) and "RAY_AUTH_TOKEN" in str(caught.value)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.errors import OutputError
+from infra.errors import InputError, OutputError
 from infra.storage import Storage, sha256_in, sha256_of_file, storage_of
 
 
@@ -60,6 +60,32 @@ def test_a_place_that_cannot_be_written_is_an_error_for_the_user(tmp_path: Path)
     (tmp_path / "a-file").write_text("in the way")
     with pytest.raises(OutputError, match="cannot be written"):
         storage_of(tmp_path / "a-file" / "below").require_writable()
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *(
+            "s3://AKIA1:planted@bucket/x",
+            "s3://AKIA1:pl/ant+planted@bucket/x",
+            "S3://planted@bucket",
+            "gs://a:planted@b/c",
+        ),
+        *("s3://bucket/x?X-Amz-Signature=planted", "s3://AKIA1%3Aplanted%40bucket/x", "https://me:planted@host/x"),
+    ],
+)
+def test_an_address_with_a_login_is_refused_without_showing_it(address: str):
+    with pytest.raises(InputError, match="holds a password, a key or a signature") as caught:
+        storage_of(address)
+    assert "planted" not in str(caught.value) and "AWS_SECRET_ACCESS_KEY" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["s3://bucket/a@b:c", "s3://bucket/12:30@night", "abfs://container@account.example/x", "hdfs://me@host/x"],
+)
+def test_an_address_without_a_secret_is_taken(address: str):
+    assert storage_of(address).url == address
 
 
 def test_hashes_of_files_and_of_storage_agree(storage: Storage):

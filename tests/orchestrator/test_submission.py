@@ -8,6 +8,7 @@ import pytest
 from job_server import JobServer
 from small_datasets import make_dataset
 
+from infra.errors import MachineError
 from orchestrator.config import RunConfig, load_config
 from orchestrator.records import begin_drive, end_drive
 from orchestrator.run import read_identity
@@ -57,3 +58,10 @@ def test_after_jobs_that_died_before_they_drove_one_of_eight_gets_the_next_name(
         late = [each for each in submitted if each.job is None]
         assert all("(queued): another submission was faster" in each.lines()[0] for each in late)
     assert list(cluster.status) == [first, f"{first}.2", f"{first}.3"]
+
+
+@pytest.mark.parametrize("address", ["https://me:planted@ray.example", "10.0.0.7:8265"])
+def test_an_address_that_is_refused_leaves_no_run_and_no_secret_behind(config: RunConfig, address: str):
+    with pytest.raises(MachineError) as caught:
+        submit_run(config, address, shared_folder=str(Path(config.storage).parent))
+    assert "planted" not in str(caught.value) and not Path(config.storage).exists()
