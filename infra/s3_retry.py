@@ -40,10 +40,15 @@ class RetryRule:
 
 
 def retry_rule(*, is_hasty: bool = False) -> RetryRule:
-    """The rule of this process: AWS_MAX_ATTEMPTS attempts, where that is set, or enough for a minute of trouble."""
+    """The rule of this process: AWS_MAX_ATTEMPTS attempts, where that is set, or enough for a minute of trouble.
+
+    Raises ValueError for what is no such number.
+    """
     if is_hasty:
         return RetryRule(HASTY_ATTEMPTS)
     attempts = os.environ.get("AWS_MAX_ATTEMPTS")
+    if attempts and int(attempts) < 1:
+        raise ValueError(f"no request is tried {attempts} times")
     return RetryRule(int(attempts) if attempts else None)
 
 
