@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from infra.errors import DiptychError, StorageFailed
@@ -25,7 +26,7 @@ class ObjectLease:
         self, objects: S3Objects, path: str, holder: bytes, *, expires_after_s: float = EXPIRES_AFTER_S
     ) -> None:
         self._objects = objects
-        self._hasty = S3Objects(objects.url, is_hasty=True)
+        self._hasty = replace(objects, is_hasty=True)
         self._path = path
         self._expires_after_s = expires_after_s
         self._holder: dict[str, Any] = json.loads(holder)
@@ -73,11 +74,15 @@ class ObjectLease:
         self._thread.start()
 
     def release(self) -> None:
-        """Gives the lease back, if it is still held. One that a storage in trouble keeps expires by itself."""
+        """Gives the lease back, if it is still held. One that a storage in trouble keeps expires by itself.
+
+        Not every server knows conditions for a deletion: so it follows a renewal, and a hasty client sends it or gives
+        up within the time for which nobody else can have the lease.
+        """
         self._ended.set()
         self._thread.join()
-        if self.is_held:
-            with contextlib.suppress(DiptychError):
+        with contextlib.suppress(DiptychError, FileNotFoundError):
+            if self.is_held and self._renew() and self.is_held:
                 self._hasty.delete([self._path])
 
     def _take(self, expired: str | None) -> bool:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from botocore.exceptions import ClientError
 
 CONNECT_TIMEOUT_S = 10
+# Both attempts of a hasty request are sent within the time of a lease that was renewed before them.
+HASTY_CONNECT_TIMEOUT_S = 4
 HASTY_TIMEOUT_S = 10  # SeaweedFS makes one of eight racing writers wait for up to 6 s
 READ_TIMEOUT_S = 60  # eight writers racing for one object may make a server wait for seconds
 POOL_CONNECTIONS = 64
@@ -45,12 +47,15 @@ def s3_client(*, is_hasty: bool = False) -> Any:
     from botocore.exceptions import BotoCoreError
 
     try:
-        return _made(retry_rule(is_hasty=is_hasty), HASTY_TIMEOUT_S if is_hasty else READ_TIMEOUT_S)
+        rule = retry_rule(is_hasty=is_hasty)
+        if is_hasty:
+            return _made(rule, HASTY_CONNECT_TIMEOUT_S, HASTY_TIMEOUT_S)
+        return _made(rule, CONNECT_TIMEOUT_S, READ_TIMEOUT_S)
     except (BotoCoreError, ValueError) as error:
         raise _unusable_settings(error) from error
 
 
-def _made(rule: RetryRule, read_timeout_s: float) -> Any:
+def _made(rule: RetryRule, connect_timeout_s: float, read_timeout_s: float) -> Any:
     import boto3
     import botocore.session
     from botocore.config import Config
@@ -64,7 +69,7 @@ def _made(rule: RetryRule, read_timeout_s: float) -> Any:
 
     def make(style: str) -> Any:
         config = Config(
-            connect_timeout=CONNECT_TIMEOUT_S,
+            connect_timeout=connect_timeout_s,
             read_timeout=read_timeout_s,
             retries={"mode": "standard", "total_max_attempts": 1},  # what is sent again is said below
             max_pool_connections=POOL_CONNECTIONS,

@@ -1,6 +1,7 @@
 """Storage on a real S3-compatible server, and behind a proxy that breaks its requests."""
 
 import io
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -254,6 +255,43 @@ def test_a_lease_whose_holder_died_is_taken_over_and_the_dead_one_knows(objects:
     dead.release()  # takes nothing away from the new holder
     assert objects.info("lease.json") is not None
     living.release()
+    assert objects.info("lease.json") is None
+
+
+class CutOff(S3Objects):
+    """Its requests wait until the network is back, as those do that are tried again; hasty ones give up."""
+
+    is_back = threading.Event()
+    is_asked = threading.Event()
+
+    def delete(self, paths: list[str]) -> None:
+        self._wait()
+        S3Objects.delete(self, paths)
+
+    def replace(self, path: str, data: bytes, version: str) -> str | None:
+        if not CutOff.is_back.is_set():
+            self._wait()
+        return S3Objects.replace(self, path, data, version)
+
+    def _wait(self) -> None:
+        CutOff.is_asked.set()
+        if self.is_hasty:
+            raise StorageFailed("no network")
+        CutOff.is_back.wait()
+
+
+def test_a_lease_that_is_given_back_while_the_network_is_away_takes_nothing_from_the_next_holder(objects: S3Objects):
+    first = ObjectLease(CutOff(objects.url), "lease.json", b'{"pid": 1}', expires_after_s=8.0)
+    first.acquire(lambda _: None)
+    releasing = threading.Thread(target=first.release)
+    releasing.start()
+    assert CutOff.is_asked.wait(60)
+    second = ObjectLease(objects, "lease.json", b'{"pid": 2}', expires_after_s=8.0)
+    second.acquire(lambda _: None)
+    CutOff.is_back.set()
+    releasing.join()
+    assert json.loads(objects.read_bytes("lease.json"))["pid"] == 2 and not second.is_lost
+    second.release()
     assert objects.info("lease.json") is None
 
 
