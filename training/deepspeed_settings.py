@@ -25,7 +25,7 @@ OWN_JOBS = {
     **dict.fromkeys(BATCH_KEYS, "train.global_batch_size, micro_batch_size and workers"),
 }
 AUTO = "auto"  # what other programs' files have where they want the program to fill in
-USERS_CHOICE = ("reduce_bucket_size", "steps_per_print")  # diptych's are only better than DeepSpeed's
+USERS_CHOICE = ("reduce_bucket_size", "steps_per_print", "synchronized")  # diptych's are only better than DeepSpeed's
 
 
 def settled_settings(config: TrainConfig) -> dict[str, Any]:
@@ -41,6 +41,8 @@ def settled_settings(config: TrainConfig) -> dict[str, Any]:
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1 << 30,
+        # Its own timer would have every micro-batch wait until the GPU has done all that it was given.
+        "timers": {"throughput": {"synchronized": False}},
     }
 
 

@@ -36,6 +36,18 @@ def test_the_bucket_and_the_printing_are_the_users_choice():
     }
 
 
+def throughput_timer(_group: Any, users: dict[str, Any]) -> tuple[bool, bool]:
+    timer = make_engine(config(1, deepspeed=users))._deepspeed.tput_timer.config
+    return timer.enabled, timer.synchronized
+
+
+@pytest.mark.parametrize(("users", "waits"), [({}, False), ({"timers": {"throughput": {"synchronized": True}}}, True)])
+def test_deepspeeds_timer_waits_for_the_device_only_where_the_user_says_so(
+    ranks: Ranks, users: dict[str, Any], waits: bool
+):
+    assert ranks.run(throughput_timer, [(users,)] * 3) == [(True, waits)] * 3
+
+
 def test_auto_is_what_diptych_sets_or_else_deepspeeds_own_default():
     """As in the files that other trainers come with."""
     users = {
