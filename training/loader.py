@@ -1,5 +1,6 @@
 """Reads, decodes and augments batches in threads, ahead of the training; the same ones at every start."""
 
+import functools
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -205,7 +206,14 @@ def evaluation_pictures(selection: Selection, numbers: Integers, traits: ModelTr
 
 def normalize(images: Tensor, traits: ModelTraits, dtype: torch.dtype) -> Tensor:
     """uint8 pictures as the model wants them, on the device that they are on: (n, 3, side, side)."""
-    mean = torch.tensor(traits.mean, device=images.device).view(1, 3, 1, 1) * 255
-    std = torch.tensor(traits.std, device=images.device).view(1, 3, 1, 1) * 255
+    mean, std = _mean_and_deviation(traits, images.device)
     # In place: on a CPU new memory for a batch of pictures costs more than the arithmetic.
     return images.float().sub_(mean).div_(std).to(dtype)
+
+
+@functools.cache  # bringing them to a GPU waits for all that it was given before
+def _mean_and_deviation(traits: ModelTraits, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Of pixels from 0 to 255: (1, 3, 1, 1) each."""
+    with torch.inference_mode(False):  # whoever comes first may be in it, and others not
+        mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) * 255 for values in (traits.mean, traits.std))
+    return mean, std

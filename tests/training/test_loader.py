@@ -15,6 +15,7 @@ from object_store import ObjectStore
 from PIL import Image
 from small_datasets import make_dataset
 from store_client import UseStore
+from torch.overrides import TorchFunctionMode
 
 from infra.errors import StorageFailed
 from infra.storage import Storage, storage_of
@@ -228,6 +229,25 @@ def test_evaluation_pictures_are_in_the_selections_order_and_normalise_to_the_mo
     mean, std = torch.tensor(TRAITS.mean), torch.tensor(TRAITS.std)
     back = (values * std.view(1, 3, 1, 1) + mean.view(1, 3, 1, 1)) * 255
     assert torch.allclose(back, pictures.float(), atol=1e-3)
+
+
+class MadeTensors(TorchFunctionMode):
+    """Counts the tensors that are made of Python's numbers."""
+
+    count = 0
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += function is torch.tensor
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_models_range_is_brought_to_a_device_once():
+    pictures = torch.zeros(2, 3, 48, 48, dtype=torch.uint8)
+    with torch.inference_mode():
+        first = normalize(pictures, TRAITS, torch.float32)
+    with MadeTensors() as made:
+        again = normalize(pictures, TRAITS, torch.float32)
+    assert made.count == 0 and torch.equal(first, again)
 
 
 def test_excluded_keys_that_no_dataset_has_are_found(tmp_path: Path):
