@@ -53,8 +53,7 @@ class Engine:
             lr=config.lr,
             betas=(config.beta1, config.beta2),
             eps=config.eps,
-            # One pass over the memory; on CUDA torch's own choice.
-            fused=True if device.type == "cpu" else None,
+            fused=takes_one_pass(device, config),
         )
         self._stage = config.zero_stage
         # Of the last step's averaged gradients before clipping, over both towers; None where nobody knows it.
@@ -191,6 +190,14 @@ class Engine:
 
 def _is_on_gpu() -> bool:
     return dist.is_initialized() and dist.get_backend() == "nccl"
+
+
+def takes_one_pass(device: torch.device, config: TrainConfig) -> bool | None:
+    """Whether AdamW goes over its memory once, which pays in a node's; None for torch's own choice on a GPU.
+
+    The masters and moments of an offloaded optimizer are in the node's memory.
+    """
+    return True if device.type == "cpu" or config.optimizer_offload else None
 
 
 def reduce_bucket_elements(trained: int) -> int:

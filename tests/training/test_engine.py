@@ -9,6 +9,7 @@ from ranks import Ranks
 from torch import nn
 
 from training.config import LossName, TrainConfig
+from training.engine import takes_one_pass
 
 STAGES = (0, 1, 2, 3)
 # For tests that start several engines: the stages between are the slow suite's.
@@ -54,6 +55,13 @@ def steps(engine: Any, settings: TrainConfig, first: int, last: int, rate: float
         parts = split_micro_batches(images, tokens, micro_batch_count(len(images), settings.micro_batch_size))
         results.append(train_step(engine, settings.loss, traits, parts, rate, StepPlace(0, step, rank), judge))
     return results
+
+
+@pytest.mark.parametrize(
+    ("device", "offload", "fused"), [("cpu", False, True), ("cuda", True, True), ("cuda", False, None)]
+)
+def test_adam_in_the_nodes_memory_takes_one_pass(device: str, offload: bool, fused: bool | None):
+    assert takes_one_pass(torch.device(device), config(1, optimizer_offload=offload)) is fused
 
 
 def state(engine: Any):
