@@ -76,6 +76,7 @@ def prepare_process(config: TrainConfig, settings: WorkerSettings, local_rank: i
         os.sched_setaffinity(0, cores_of(local_rank, local_ranks, sorted(os.sched_getaffinity(0))))
     torch.set_num_threads(settings.threads or max(1, _cores_of_this_node() // local_ranks))
     cv2.setNumThreads(1)  # the loader has threads of its own
+    multiply_in_full_precision()
     seed_process(config.seed)
     measure_communication()
     if settings.use_gpu:
@@ -95,6 +96,14 @@ def cores_of(local_rank: int, local_ranks: int, cores: list[int]) -> list[int]:
     """The cores of one worker of a machine: an even share of those that there are, at least one."""
     first, after = local_rank * len(cores) // local_ranks, (local_rank + 1) * len(cores) // local_ranks
     return cores[first:after] or [cores[first]]
+
+
+def multiply_in_full_precision() -> None:
+    """Makes products of fp32 matrices fp32 products, as they are by default: train.precision says what they are.
+
+    NVIDIA's images set TORCH_ALLOW_TF32_CUBLAS_OVERRIDE, which makes them TF32 with its 10 bits.
+    """
+    torch.set_float32_matmul_precision("highest")
 
 
 def seed_process(seed: int) -> None:

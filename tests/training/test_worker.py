@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from infra.storage import Storage
 from training.config import TrainConfig
-from training.worker import WorkerSettings, cores_of, seed_process, settings_for
+from training.worker import WorkerSettings, cores_of, multiply_in_full_precision, seed_process, settings_for
 
 cores = st.sets(st.integers(0, 255), min_size=1, max_size=64).map(sorted)
 
@@ -45,6 +45,14 @@ def test_a_seed_is_of_every_source_of_random_numbers(seed: int):
     assert drawn() == first
     seed_process(seed + 1)
     assert not set(drawn()) & set(first)
+
+
+def test_products_of_fp32_are_fp32_where_the_environment_asks_for_less():
+    """As TORCH_ALLOW_TF32_CUBLAS_OVERRIDE does when torch is loaded."""
+    torch.set_float32_matmul_precision("high")
+    assert torch.backends.cuda.matmul.allow_tf32
+    multiply_in_full_precision()
+    assert torch.get_float32_matmul_precision() == "highest" and not torch.backends.cuda.matmul.allow_tf32
 
 
 def test_the_drivers_settings_arrive_as_they_were(tmp_path: Path):
