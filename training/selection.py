@@ -23,6 +23,8 @@ from training.view import View, read_view
 SHARDS_AT_ONCE = 8  # their tables come from storage that answers slowly
 
 Integers = npt.NDArray[np.int64]
+# Rows in increasing order: a range where none is left out, which takes no memory, else the smallest unsigned numbers.
+Rows = range | npt.NDArray[np.unsignedinteger[Any]]
 HASH_RANGE = float(1 << 64)
 
 
@@ -36,7 +38,7 @@ class Selection:
 
     dataset: Dataset
     shards: tuple[int, ...]
-    indices: tuple[Integers, ...]
+    indices: tuple[Rows, ...]
     captions: tuple[str, ...] = ("caption",)
 
     def __len__(self) -> int:
@@ -97,21 +99,30 @@ def is_held_out(key: str, share: float) -> bool:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") < share * HASH_RANGE
 
 
-def _select_in_shard(dataset: Dataset, shard: int, source: DataSource, view: View | None) -> Integers:
-    rows = dataset.read_rows(shard, list(dict.fromkeys(["key", "status", *source.captions, *source.where])))
+def in_least_memory(chosen: Integers, samples: int) -> Rows:
+    """The chosen ones of a shard's samples, in increasing order, as they are kept for all shards of a dataset."""
+    if len(chosen) == samples and np.array_equal(chosen, np.arange(samples)):
+        return range(samples)
+    return chosen.astype(np.min_scalar_type(samples))
+
+
+def _select_in_shard(dataset: Dataset, shard: int, source: DataSource, view: View | None) -> Rows:
+    parts = source.part is not SamplePart.ALL and source.held_out > 0
+    keys = ["key"] if parts else []  # each is told from all others, so that they take the most room of all
+    rows = dataset.read_rows(shard, list(dict.fromkeys([*keys, "status", *source.captions, *source.where])))
     is_sample = is_good(rows)
     good = rows.filter(is_sample)
     chosen = functools.reduce(pc.or_, [_has_text(good[column], column) for column in source.captions])
     for column, value in source.where.items():
         chosen = pc.and_(chosen, pc.fill_null(fulfils(good[column], value, f"data.where.{column}"), False))
     mask = chosen.to_numpy(zero_copy_only=False).astype(bool)
-    if source.part is not SamplePart.ALL and source.held_out:
+    if parts:
         held_out = np.asarray([is_held_out(key, source.held_out) for key in good["key"].to_pylist()], dtype=bool)
         mask &= held_out if source.part is SamplePart.HELD_OUT else ~held_out
     if view is None:
-        return np.flatnonzero(mask)
+        return in_least_memory(np.flatnonzero(mask), len(mask))
     times = view.times(shard, len(rows))[is_sample.to_numpy(zero_copy_only=False).astype(bool)]
-    return np.repeat(np.arange(len(mask)), np.where(mask, times, 0))
+    return in_least_memory(np.repeat(np.arange(len(mask)), np.where(mask, times, 0)), len(mask))
 
 
 def _has_text(values: pa.ChunkedArray, column: str) -> pa.ChunkedArray:
