@@ -14,6 +14,7 @@ from training.config import Precision, TrainConfig
 from training.deepspeed_settings import merged, settled_settings, user_settings
 from training.logit_scalars import LogitScalars
 from training.master_weights import MasterWeights
+from training.model_size import tower_of
 from training.parameter_groups import parameter_groups
 from training.weight_average import WeightAverage
 
@@ -60,6 +61,9 @@ class Engine:
         self.gradient_norm: float | None = None
         # Whether the last step changed the weights: one whose gradient is not finite does not.
         self.is_applied = True
+        trained_parts = {tower_of(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
+        # Of "image" and "text", those with a parameter that is trained; the others give the same features each time.
+        self.trained_towers = frozenset(trained_parts - {"scalars"})
         weights = {name: value.detach().float().clone() for name, value in model.named_parameters()}
         self._clip_norm = config.grad_clip_norm
         self._is_bf16 = config.precision is Precision.BF16
@@ -94,6 +98,16 @@ class Engine:
         """Unit image features and unit text features (n, D), with gradient where that is on."""
         outputs = self._deepspeed(images, tokens)
         return outputs[0].to(self.feature_dtype), outputs[1].to(self.feature_dtype)
+
+    def encode_pictures(self, images: Tensor) -> Tensor:
+        """Unit image features (n, D), the text tower left out. Every rank leaves the same one out: see ZeRO-3."""
+        features: Tensor = self._deepspeed(images, None)[0].to(self.feature_dtype)
+        return features
+
+    def encode_texts(self, tokens: Tensor) -> Tensor:
+        """Unit text features (n, D), the image tower left out on every rank."""
+        features: Tensor = self._deepspeed(None, tokens)[1].to(self.feature_dtype)
+        return features
 
     def backward(self, loss: Tensor) -> None:
         """Adds a micro-batch's gradients to the step's."""

@@ -21,6 +21,8 @@ from training.logit_scalars import LogitScalars
 from training.loss import clip_loss, siglip_loss
 from training.model import ModelTraits
 
+BOTH_TOWERS = frozenset({"image", "text"})
+
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
@@ -112,10 +114,7 @@ def _step_on_cached_features(
     place: StepPlace,
     judge: BadStepJudge,
 ) -> float:
-    with torch.no_grad():
-        cached = [_encode(engine, traits, micro_batch, place) for micro_batch in micro_batches]
-    images, texts = (torch.cat(side).requires_grad_() for side in zip(*cached, strict=True))
-    del cached  # beside its copy and that one's gradients it would be a third of the features' memory
+    images, texts = _cached_features(engine, traits, micro_batches, place)
     loss = global_loss(name, images, texts, engine.scalars)
     value = float(loss.detach())
     if not judge.is_good(value, place.step):
@@ -126,25 +125,65 @@ def _step_on_cached_features(
     first = 0
     with frozen_statistics(engine.module):
         for micro_batch in micro_batches:
-            of_images, of_texts = _encode(engine, traits, micro_batch, place)
-            rows = slice(first, first + len(of_images))
-            # Its gradient with respect to the features is the loss's.
-            stand_in = (of_images.float() * images.grad[rows]).sum() + (of_texts.float() * texts.grad[rows]).sum()
-            engine.backward(stand_in)
+            rows = slice(first, first + len(micro_batch.images))
+            again = zip(_encode_trained(engine, traits, micro_batch, place), (images.grad, texts.grad), strict=True)
+            sums = [(found.float() * gradient[rows]).sum() for found, gradient in again if found is not None]
+            # A loss whose gradient with respect to the features is the real one's.
+            engine.backward(torch.stack(sums).sum())
             engine.end_micro_batch(learning_rate)
             first = rows.stop
     return value
 
 
+@torch.no_grad()
+def _cached_features(
+    engine: Engine, traits: ModelTraits, micro_batches: list[MicroBatch], place: StepPlace
+) -> tuple[Tensor, Tensor]:
+    """Both towers' features of this rank's part of the batch, which take their gradients: (n, D) each.
+
+    Where a tower is locked, each is encoded by itself, so that the other one can be again without it.
+    """
+    if engine.trained_towers == BOTH_TOWERS:
+        cached = [_encode(engine, traits, micro_batch, place) for micro_batch in micro_batches]
+        images, texts = (torch.cat(side) for side in zip(*cached, strict=True))
+    else:
+        images = torch.cat([_encode_pictures(engine, traits, micro_batch, place) for micro_batch in micro_batches])
+        texts = torch.cat([_encode_texts(engine, micro_batch, place) for micro_batch in micro_batches])
+    return images.requires_grad_(), texts.requires_grad_()
+
+
+def _encode_trained(
+    engine: Engine, traits: ModelTraits, micro_batch: MicroBatch, place: StepPlace
+) -> tuple[Tensor | None, Tensor | None]:
+    """The micro-batch's features as in `_cached_features`, with a graph; none of a locked tower."""
+    if engine.trained_towers == BOTH_TOWERS:
+        return _encode(engine, traits, micro_batch, place)
+    if "image" in engine.trained_towers:
+        return _encode_pictures(engine, traits, micro_batch, place), None
+    return None, _encode_texts(engine, micro_batch, place)
+
+
 def _encode(engine: Engine, traits: ModelTraits, micro_batch: MicroBatch, place: StepPlace) -> tuple[Tensor, Tensor]:
     """The micro-batch's features; dropout and patch dropout are the same each time, and after a resume."""
-    torch.manual_seed(_seed(place, micro_batch.index))
+    torch.manual_seed(_seed(place, f"{micro_batch.index}"))
     images = normalize(micro_batch.images.to(engine.device, non_blocking=True), traits, engine.dtype)
     return engine.encode(images, micro_batch.tokens.to(engine.device, non_blocking=True))
 
 
-def _seed(place: StepPlace, index: int) -> int:
-    text = f"{place.seed}/{place.step}/{place.rank}/{index}"
+def _encode_pictures(engine: Engine, traits: ModelTraits, micro_batch: MicroBatch, place: StepPlace) -> Tensor:
+    torch.manual_seed(_seed(place, f"{micro_batch.index}"))
+    images = micro_batch.images.to(engine.device, non_blocking=True)
+    return engine.encode_pictures(normalize(images, traits, engine.dtype))
+
+
+def _encode_texts(engine: Engine, micro_batch: MicroBatch, place: StepPlace) -> Tensor:
+    # A seed of their own: with the pictures' the random numbers of both towers would be the same.
+    torch.manual_seed(_seed(place, f"{micro_batch.index}/texts"))
+    return engine.encode_texts(micro_batch.tokens.to(engine.device, non_blocking=True))
+
+
+def _seed(place: StepPlace, part: str) -> int:
+    text = f"{place.seed}/{place.step}/{place.rank}/{part}"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 

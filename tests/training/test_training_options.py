@@ -94,6 +94,55 @@ def second_encoding_is_the_first(_group: Any, stage: int) -> bool:
     return torch.equal(first, second) and not torch.equal(first, other)
 
 
+def with_a_locked_tower(_group: Any, stage: int, values: dict[str, Any], skips: bool):
+    """Losses and masters of two steps of two micro-batches each, and how often each tower was run."""
+    settings = config(stage, micro_batch_size=2, eps=1.0, **values)
+    engine = make_engine(settings)
+    runs = {"image": 0, "text": 0}
+    for tower, layer in (("image", engine.module.visual), ("text", engine.module.transformer)):
+        layer.register_forward_hook(lambda *_, tower=tower: runs.update({tower: runs[tower] + 1}))
+    if not skips:
+        engine.trained_towers = frozenset(runs)
+    losses = [done.loss for done in steps(engine, settings, 0, 2, rate=1.0)]
+    return losses, state(engine)[0], runs
+
+
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stage", FIRST_AND_LAST)
+@pytest.mark.parametrize(
+    ("locked", "other", "loss"),
+    [("image", "text", "siglip"), pytest.param("text", "image", "clip", marks=pytest.mark.slow)],
+)
+def test_a_locked_tower_is_encoded_once_and_nothing_else_changes(
+    ranks: Ranks, locked: str, other: str, loss: str, stage: int, precision: str
+):
+    values = {"lock": {locked: True}, "loss": LossName(loss), "precision": precision}
+    whole, skipped = (ranks.run(with_a_locked_tower, [(stage, values, skips)] * 3) for skips in (False, True))
+    for (losses, masters, runs), (found_losses, found, found_runs) in zip(whole, skipped, strict=True):
+        assert found_losses == losses and runs == {"image": 8, "text": 8}
+        assert found_runs == {locked: 4, other: 8}
+        # The scalars too.
+        assert all(torch.equal(found[name], master) for name, master in masters.items())
+
+
+def texts_of_two_passes(_group: Any, stage: int) -> list[torch.Tensor]:
+    """The text features of each pass of a step, of a tower with dropout beside a locked one that drops patches."""
+    settings = config(stage, micro_batch_size=2, patch_dropout=0.5, lock={"image": True})
+    model = make_model(settings)
+    model.transformer.register_forward_hook(lambda _module, _inputs, output: F.dropout(output, 0.5))
+    engine, found = make_engine(settings, model), []
+    engine.module.ln_final.register_forward_hook(lambda _module, _inputs, output: found.append(output.detach().clone()))
+    steps(engine, settings, 0, 1)
+    return found
+
+
+@pytest.mark.parametrize("stage", [pytest.param(0, marks=pytest.mark.slow), 3])
+def test_without_the_locked_tower_the_other_drops_the_same_again(ranks: Ranks, stage: int):
+    for first, second, first_again, second_again in ranks.run(texts_of_two_passes, [(stage,)] * 3):
+        assert torch.equal(first, first_again) and torch.equal(second, second_again)
+        assert (first == 0).float().mean() < 0.01 and not torch.equal(first, second)
+
+
 @pytest.mark.parametrize("stage", [0, 3])
 def test_recomputed_activations_give_the_same_gradients(ranks: Ranks, stage: int):
     kept, recomputed = (
