@@ -1,6 +1,7 @@
 """Encodes pictures and texts with a checkpoint's model."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any, Protocol
 
 import numpy as np
@@ -8,14 +9,18 @@ import torch
 from torch import Tensor
 
 from infra.storage import Storage
-from training.loader import evaluation_pictures, normalize
+from training.evaluation_pictures import evaluation_pictures
+from training.loader import normalize
 from training.model import Tokenizer
 from training.selection import Selection
+from training.team import Team
 from training.trained_model import load_model
 
 
 class FeatureEncoder(Protocol):
-    """What pictures and texts are scored with."""
+    """What pictures and texts are scored with. `team`: the processes that make the same calls at once."""
+
+    team: Team
 
     def encode_pictures(self, selection: Selection) -> Tensor:
         """Unit features of the selection's pictures, in its order: (N, D) float32 on the CPU."""
@@ -32,6 +37,8 @@ class Encoder:
     use_average: the weights' moving average, where the checkpoint has one.
     """
 
+    team = Team()
+
     def __init__(self, checkpoint: Storage, *, use_gpu: bool, batch_size: int, use_average: bool) -> None:
         trained = load_model(checkpoint, use_average=use_average)
         self.state = trained.state
@@ -45,11 +52,12 @@ class Encoder:
     def encode_pictures(self, selection: Selection) -> Tensor:
         """Unit features of the selection's pictures, in its order: (N, D) float32 on the CPU."""
         numbers = np.arange(len(selection), dtype=np.int64)
+        batches = (numbers[start:][: self._batch_size] for start in range(0, len(numbers), self._batch_size))
         parts = []
-        for start in range(0, len(numbers), self._batch_size):
-            images = evaluation_pictures(selection, numbers[start : start + self._batch_size], self._traits)
-            batch = normalize(images.to(self._device), self._traits, torch.float32)
-            parts.append(self._model.encode_image(batch, normalize=True).float().cpu())
+        with closing(evaluation_pictures(selection, batches, self._traits)) as pictures:
+            for images in pictures:
+                batch = normalize(images.to(self._device), self._traits, torch.float32)
+                parts.append(self._model.encode_image(batch, normalize=True).float().cpu())
         return torch.cat(parts)
 
     @torch.inference_mode()

@@ -5,7 +5,6 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +17,10 @@ from training.config import AugmentConfig
 from training.mixture import Mixture
 from training.model import ModelTraits, Tokenizer
 from training.order import batch_positions, digest_of, keyed_numbers
-from training.pictures import fill_planes, model_square
+from training.pictures import fill_planes
 from training.sample_reader import Sample, SampleReader
 from training.samples import Samples
-from training.selection import Integers, Selection
+from training.selection import Integers
 
 BATCHES_AHEAD = 2
 TASK_SAMPLES = 16  # of a batch that one thread takes at once: few enough to spread a small batch
@@ -191,17 +190,6 @@ class TrainingLoader:
             sum(sample.read_s for sample in samples),
             sum(sample.decode_s for sample in samples) + augment_s,
         )
-
-
-def evaluation_pictures(selection: Selection, numbers: Integers, traits: ModelTraits) -> Tensor:
-    """The pictures of these samples as the model's squares: (n, 3, side, side) uint8."""
-    side = traits.image_size
-    images = np.empty((len(numbers), 3, side, side), dtype=np.uint8)
-    with closing(SampleReader(Samples((selection,)))) as reader:
-        reader.expect(numbers)
-        for planes, number in zip(images, numbers, strict=True):
-            fill_planes(planes, model_square(reader.read(int(number)).picture, side, traits.resize_mode))
-    return torch.from_numpy(images)
 
 
 def normalize(images: Tensor, traits: ModelTraits, dtype: torch.dtype) -> Tensor:

@@ -1,7 +1,8 @@
 """Scores the model in the middle of its training, on all ranks together, and remembers the best step."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict
 
 import numpy as np
@@ -16,11 +17,13 @@ from training.best import Best, read_best
 from training.config import TrainConfig
 from training.engine import Engine
 from training.evaluate import parts_to_score, validation_of
-from training.loader import evaluation_pictures, normalize
+from training.evaluation_pictures import evaluation_pictures
+from training.loader import normalize
 from training.model import ModelTraits, Tokenizer
 from training.records import Score
 from training.retrieval import score_retrieval
-from training.selection import Selection, select
+from training.selection import Integers, Selection, select
+from training.team import Team
 from training.zero_shot import score_zero_shot
 
 
@@ -101,7 +104,7 @@ class RankEncoder:
         self._engine, self._traits, self._batch_size = engine, traits, batch_size
         self._tokenize = Tokenizer(traits.name)
         self._in_training: list[nn.Module] = []
-        self._rank, self._ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        self.team = Team.of_all_ranks(engine.device)
 
     def __enter__(self) -> "RankEncoder":
         # Locked layers with statistics are not in training, and stay so.
@@ -115,45 +118,28 @@ class RankEncoder:
 
     def encode_pictures(self, selection: Selection) -> Tensor:
         """Unit features of the selection's pictures, in its order: (N, D) float32 on the CPU."""
-        blank = self._tokenize([""])
-
-        def encode(numbers: list[int]) -> Tensor:
-            pictures = evaluation_pictures(selection, np.asarray(numbers, dtype=np.int64), self._traits)
-            images = normalize(pictures.to(self._engine.device), self._traits, self._engine.dtype)
-            return self._engine.encode(images, blank.expand(len(numbers), -1).to(self._engine.device))[0]
-
-        return self._encode(list(range(len(selection))), encode)
+        engine, shares = self._engine, self._shares(len(selection))
+        with closing(evaluation_pictures(selection, shares, self._traits)) as batches:
+            images = (normalize(batch.to(engine.device), self._traits, engine.dtype) for batch in batches)
+            return self._collect(len(selection), map(engine.encode_pictures, images))
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Unit features of the texts: (len(texts), D) float32 on the CPU."""
-        side = self._traits.image_size
+        engine, shares = self._engine, self._shares(len(texts))
+        tokens = (self._tokenize([texts[number] for number in share]).to(engine.device) for share in shares)
+        return self._collect(len(texts), map(engine.encode_texts, tokens))
 
-        def encode(numbers: list[int]) -> Tensor:
-            tokens = self._tokenize([texts[number] for number in numbers]).to(self._engine.device)
-            images = torch.zeros(len(numbers), 3, side, side, dtype=self._engine.dtype, device=self._engine.device)
-            return self._engine.encode(images, tokens)[1]
-
-        return self._encode(list(range(len(texts))), encode)
+    def _shares(self, total: int) -> Iterator[Integers]:
+        """Which of `total` this rank encodes in each pass; the last one is repeated, so that all ranks have as many."""
+        team = self.team
+        for first in range(0, total, self._batch_size * team.ranks):
+            rows = min(self._batch_size, -(-(total - first) // team.ranks))
+            yield np.minimum(np.arange(first + team.rank * rows, first + (team.rank + 1) * rows), total - 1)
 
     @torch.no_grad()
-    def _encode(self, numbers: list[int], encode: Callable[[list[int]], Tensor]) -> Tensor:
-        """The features of all numbers, each rank encoding every W-th batch; the last ones are repeated to come out."""
-        features: list[Tensor] = []
-        step = self._batch_size * self._ranks
-        for first in range(0, len(numbers), step):
-            whole = numbers[first : first + step]
-            rows = -(-len(whole) // self._ranks)
-            padded = whole + [whole[-1]] * (rows * self._ranks - len(whole))
-            own = encode(padded[self._rank * rows : (self._rank + 1) * rows]).float()
-            features.append(self._gathered(own)[: len(whole)].cpu())
-        return torch.cat(features)
-
-    def _gathered(self, own: Tensor) -> Tensor:
-        if self._ranks == 1:
-            return own
-        gathered = own.new_empty(self._ranks * len(own), own.shape[1])
-        dist.all_gather_single(gathered, own.contiguous())
-        return gathered
+    def _collect(self, total: int, features: Iterable[Tensor]) -> Tensor:
+        """The features of all ranks' shares in each pass, without what was repeated."""
+        return torch.cat([self.team.gathered(own.float()).cpu() for own in features])[:total]
 
 
 def _best_by_rank_zero(run: Storage, device: torch.device) -> Best | None:

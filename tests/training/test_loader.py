@@ -21,7 +21,7 @@ from infra.errors import StorageFailed
 from infra.storage import Storage, storage_of
 from training.config import AugmentConfig, DataSource
 from training.exclusion import unknown_keys
-from training.loader import Batch, TrainingLoader, evaluation_pictures, normalize
+from training.loader import Batch, TrainingLoader, normalize
 from training.mixture import Mixture, mixture_by_weight, one_dataset
 from training.model import model_traits
 from training.pictures import decode_picture
@@ -222,9 +222,8 @@ def test_a_store_that_stays_away_ends_the_training_with_its_error(
             batches(far, 0, 2)
 
 
-def test_evaluation_pictures_are_in_the_selections_order_and_normalise_to_the_models_range(selection: Selection):
-    pictures = evaluation_pictures(selection, np.arange(5), TRAITS)
-    assert pictures.shape == (5, 3, 48, 48) and pictures.dtype == torch.uint8
+def test_pictures_normalise_to_the_models_range():
+    pictures = torch.arange(3 * 256).reshape(1, 3, 16, 16).to(torch.uint8)
     values = normalize(pictures, TRAITS, torch.float32)
     mean, std = torch.tensor(TRAITS.mean), torch.tensor(TRAITS.std)
     back = (values * std.view(1, 3, 1, 1) + mean.view(1, 3, 1, 1)) * 255
