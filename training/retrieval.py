@@ -11,6 +11,7 @@ from training.config import RetrievalConfig
 from training.encode import FeatureEncoder
 from training.records import RetrievalExample, SampleRef, Score
 from training.selection import Selection, columns_of
+from training.team import Team
 
 EXAMPLES = 12
 SHOWN = 5
@@ -30,25 +31,26 @@ def score_retrieval(
     ids = caption_ids(captions)
     scores = []
     for name, queries, answers in (("text_to_image", texts, pictures), ("image_to_text", pictures, texts)):
-        recalls = recalls_at(queries, answers, ids, config.k)
+        recalls = recalls_at(queries, answers, ids, config.k, encoder.team)
         for k, value in zip(config.k, recalls, strict=True):
             scores.append(Score(f"{name}_recall@{k}", value, chance_at(captions, k), len(refs)))
     return scores, _examples(texts, pictures, refs)
 
 
-def recalls_at(queries: Tensor, answers: Tensor, ids: Tensor, ks: Sequence[int]) -> list[float]:
+def recalls_at(queries: Tensor, answers: Tensor, ids: Tensor, ks: Sequence[int], team: Team) -> list[float]:
     """For each k the share of queries with a true answer among their k best, in memory linear in their number.
 
-    queries, answers: (N, D) unit rows; ids: (N,), equal where an answer is true for a query.
+    queries, answers: (N, D) unit rows; ids: (N,), equal where an answer is true for a query. Every rank of the team has
+    all of them, looks up its part of the queries, and gets the same shares.
     """
     most = min(max(ks), len(answers))
     hits = torch.zeros(len(ks), dtype=torch.int64)
-    for first in range(0, len(queries), QUERIES_AT_ONCE):
-        rows = slice(first, first + QUERIES_AT_ONCE)
+    for part in team.share(-(-len(queries) // QUERIES_AT_ONCE)):
+        rows = slice(part * QUERIES_AT_ONCE, (part + 1) * QUERIES_AT_ONCE)
         best = (queries[rows] @ answers.T).topk(most, dim=1).indices
         is_true = ids[best] == ids[rows, None]  # (queries, most)
         hits += torch.stack([is_true[:, :k].any(dim=1).sum() for k in ks])
-    return (hits / len(queries)).tolist()
+    return (team.total(hits) / len(queries)).tolist()
 
 
 def chance_at(captions: Sequence[str], k: int) -> float:
