@@ -173,8 +173,8 @@ class TrainingLoader:
         """Fills in the pictures (k, 3, side, side) of some samples."""
         samples: list[Sample] = []
         augment_s = 0.0
-        for planes, number, chance in zip(images, numbers, chances, strict=True):
-            sample = self._reader.read(int(number), float(chance[STREAMS]))
+        read = self._reader.read_each(numbers, chances[:, STREAMS])
+        for planes, sample, chance in zip(images, read, chances, strict=True):
             began = time.perf_counter()
             fill_planes(planes, augment(sample.picture, self._traits.image_size, self._augment, chance[:STREAMS]))
             augment_s += time.perf_counter() - began

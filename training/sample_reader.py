@@ -1,9 +1,11 @@
 """Reads single samples: the decoded picture and one caption, or a neighbour in place of what is broken."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from datapipe.dataset import ShardReader
 from infra.errors import CorruptData
@@ -53,19 +55,34 @@ class SampleReader:
         if self._ahead is not None:
             self._ahead.expect(numbers)
 
+    def read_each(self, numbers: Integers, chances: npt.NDArray[np.float64]) -> Iterator[Sample]:
+        """One sample after the other, as `read` gives them. They are located together, in half of the time."""
+        places = zip(*(each.tolist() for each in self._samples.locate(numbers)), strict=True)
+        for number, place, chance in zip(numbers.tolist(), places, chances.tolist(), strict=True):
+            yield self._read(number, place, chance)
+
     def read(self, number: int, chance: float = 0.0) -> Sample:
         """The sample; `chance` in [0, 1) chooses among its captions.
 
         A broken picture is replaced by the next sample in the dataset's order, which is the same at every start; so is
         an excluded one, which does not count as broken. Raises CorruptData where that finds none.
         """
+        return self._read(number, self._place(number), chance)
+
+    def close(self) -> None:
+        """Ends what is being read ahead."""
+        if self._ahead is not None:
+            self._ahead.close()
+
+    def _read(self, number: int, place: tuple[int, int, int], chance: float) -> Sample:
         broken: list[str] = []
         read_s = decode_s = 0.0
         ahead = None if self._ahead is None else self._ahead.take(number)
         for step in range(len(self._samples)):
             began = time.perf_counter()
             found = self._samples.neighbour(number, step) if step else number
-            source, reader, index = self._place(found)
+            source, shard, index = self._place(found) if step else place
+            reader = self._shards.get(source, shard)
             key = str(reader.samples["key"][index].as_py())
             # A view may have the same sample many times in a row.
             if key in self._exclude or key in broken:
@@ -80,21 +97,17 @@ class SampleReader:
             broken.append(key)
             if len(broken) == MAX_REPLACEMENTS:
                 break
-        place = self._samples.selections[source].dataset.storage.url
+        dataset = self._samples.selections[source].dataset.storage.url
         raise CorruptData(
-            f"{len(broken)} pictures in a row cannot be decoded in {place}, and no other one is left to take.",
+            f"{len(broken)} pictures in a row cannot be decoded in {dataset}, and no other one is left to take.",
             "Single broken pictures are replaced by their neighbours, as are those of train.exclude.",
             "Look at the dataset with `diptych verify`.",
         )
 
-    def close(self) -> None:
-        """Ends what is being read ahead."""
-        if self._ahead is not None:
-            self._ahead.close()
-
-    def _place(self, number: int) -> tuple[int, ShardReader, int]:
+    def _place(self, number: int) -> tuple[int, int, int]:
+        """Its selection, its shard, and its index there."""
         sources, shards, indices = self._samples.locate(np.asarray([number], dtype=np.int64))
-        return int(sources[0]), self._shards.get(int(sources[0]), int(shards[0])), int(indices[0])
+        return int(sources[0]), int(shards[0]), int(indices[0])
 
     def _caption(self, source: int, reader: ShardReader, index: int, chance: float) -> str:
         captions = captions_in(reader, self._samples.selections[source].captions, index)
