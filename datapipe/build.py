@@ -21,6 +21,7 @@ from datapipe.marker import ShardStats
 from datapipe.marker_index import write_index
 from datapipe.plan import InputFile, ShardPlan, plan_shards, shard_count
 from datapipe.retry import longest_url_s
+from datapipe.shared_output import require_all_seen
 from datapipe.urls import check_input, input_identity, open_url_list, resolved
 from infra.errors import ConfigError, CorruptData, InputError, OutputError, StageFailed
 from infra.lease import Lease, hold
@@ -89,6 +90,7 @@ def build(
         stats = _build_missing(config, files, finished, rows, progress, lease, process_image, tell)
         built = sorted({shard.shard for shard in stats} - finished.keys())
         _require_same_list(config, output, listed, settings, built)
+        require_all_seen(output, len(stats))
         manifest = build_manifest(stats, settings)
         output.write_bytes(MANIFEST_FILE, manifest.to_json())
         if not output.is_local:

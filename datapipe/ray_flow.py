@@ -19,10 +19,12 @@ from datapipe.isolation import ProcessImage
 from datapipe.marker import ShardStats
 from datapipe.plan import Piece, ShardPlan
 from datapipe.shard_worker import ShardWorker
+from datapipe.shared_output import mark_of, require_same_folder
 from infra.errors import StageFailed
 from infra.place import this_place
 from infra.remote_errors import unwrapped
 from infra.repeat import Repeating
+from infra.storage import storage_of
 
 SHOW_EVERY_S = 1.0
 # Shards that a process has begun at once: while the slow hosts of some are waited for, the next keeps the core busy.
@@ -51,7 +53,8 @@ def run_shard_tasks(
         Repeating(partial(_show, record, on_look), every_s=SHOW_EVERY_S, name="build-progress"),
         explained_flow("The build"),
     ):
-        for row in _shards(plans, config, record, process_image).iter_rows():
+        mark = mark_of(storage_of(config.output))
+        for row in _shards(plans, config, record, process_image, mark).iter_rows():
             record.forget.remote(row["shard"])
             yield ShardStats.from_json(row["shard"], row["stats"])
 
@@ -70,7 +73,7 @@ def explained_flow(what: str) -> Iterator[None]:
 
 
 def _shards(
-    plans: Sequence[ShardPlan], config: BuildConfig, record: Any, process_image: ProcessImage
+    plans: Sequence[ShardPlan], config: BuildConfig, record: Any, process_image: ProcessImage, mark: bytes | None
 ) -> ray.data.Dataset:
     work = [{"plan": json.dumps(asdict(plan))} for plan in plans]
     processes = min(len(work), config.tasks or max(1, int(ray.cluster_resources().get("CPU", 1))))
@@ -79,7 +82,7 @@ def _shards(
     overlap = min(overlap, -(-len(work) // processes))
     return ray.data.from_items(work, override_num_blocks=len(work)).map(
         _RayShardWorker,
-        fn_constructor_args=(config, record, process_image, overlap),
+        fn_constructor_args=(config, record, process_image, overlap, mark),
         num_cpus=1,
         compute=ray.data.ActorPoolStrategy(
             size=processes,
@@ -101,8 +104,16 @@ def _reason(error: BaseException) -> str:
 class _RayShardWorker:
     """A process of the pool; several of its calls run at once, in threads."""
 
-    def __init__(self, config: BuildConfig, record: Any, process_image: ProcessImage, shards_at_once: int) -> None:
+    def __init__(
+        self,
+        config: BuildConfig,
+        record: Any,
+        process_image: ProcessImage,
+        shards_at_once: int,
+        mark: bytes | None,
+    ) -> None:
         self._record = record
+        self._output, self._mark = storage_of(config.output), mark
         self._worker = ShardWorker(
             config,
             process_image,
@@ -112,6 +123,8 @@ class _RayShardWorker:
         )
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        # Here, and not at the start: errors of a call come out of the flow as they are.
+        require_same_folder(self._output, self._mark)
         raw = json.loads(row["plan"])
         plan = ShardPlan(raw["shard"], tuple(Piece(**piece) for piece in raw["pieces"]))
         try:

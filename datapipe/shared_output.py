@@ -1,0 +1,61 @@
+"""Makes sure that the nodes of a build and its driver write to one folder, where their output is a local path."""
+
+import contextlib
+import socket
+import time
+from collections.abc import Callable
+
+from datapipe.commit import marker_name
+from infra.errors import OutputError, StageFailed
+from infra.lease import LEASE_FILE
+from infra.storage import Storage
+
+SEEN_WITHIN_S = 60.0  # a network file system may show later what another machine has written
+LOOK_AGAIN_S = 0.5
+ALLOWED = (
+    "All nodes and the machine that drives the build write to one folder, which all mount at the same path, or to S3."
+)
+FIX = "Put build.output there, for example build.output=s3://bucket/datasets/birds, and run the command again."
+
+
+def mark_of(output: Storage) -> bytes | None:
+    """What tells its driver's folder apart from all others: the lease in it. None where no node can have another."""
+    if output.is_local:
+        with contextlib.suppress(FileNotFoundError):
+            return output.read_bytes(LEASE_FILE)
+    return None
+
+
+def require_same_folder(output: Storage, mark: bytes | None) -> None:
+    """Raises OutputError on a node whose folder is not the driver's, before it writes a shard that nobody will find."""
+    if mark is not None and not _comes_true(lambda: mark_of(output) == mark):
+        node = socket.gethostname()
+        raise OutputError(f"build.output: the node {node} does not see the driver's folder {output.url}.", ALLOWED, FIX)
+
+
+def require_all_seen(output: Storage, shards: int) -> None:
+    """Raises StageFailed where the driver does not see the markers of that many shards, all of them committed."""
+    expected = {marker_name(shard) for shard in range(shards)}
+    missing: set[str] = set()
+
+    def all_seen() -> bool:
+        missing.clear()
+        missing.update(expected - {entry.path for entry in output.list_files()})
+        return not missing
+
+    if not _comes_true(all_seen):
+        raise StageFailed(
+            f"build.output: of {shards:,} written shards {len(missing):,} are not in {output.url} as this machine "
+            f"sees it (there is no {min(missing)}): the dataset is not finished.",
+            ALLOWED,
+            FIX,
+        )
+
+
+def _comes_true(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + SEEN_WITHIN_S
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(LOOK_AGAIN_S)
+    return True
