@@ -154,12 +154,22 @@ class AugmentConfig(FiniteSettings):
         return self
 
 
+def _with_place_for_the_name(template: str) -> str:
+    if "{}" not in template:
+        raise ValueError(f"got {template!r}; want {{}} where the name of the class belongs")
+    return template
+
+
+Template = Annotated[str, AfterValidator(_with_place_for_the_name)]
+ClassNames = Annotated[dict[str, str], Field(min_length=1)] | Annotated[list[str], Field(min_length=1)]
+
+
 class RetrievalConfig(FiniteSettings):
     """Recall@k from text to image and back."""
 
     data: Place | DataSource | None = None
     """The samples; null: those that `train.held_out` kept out of training."""
-    k: list[Annotated[int, Field(ge=1)]] = [1, 5, 10]
+    k: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = [1, 5, 10]
     """The k of recall@k."""
 
 
@@ -170,9 +180,9 @@ class ZeroShotConfig(FiniteSettings):
     """The samples; null: those that `train.held_out` kept out of training."""
     label_col: str
     """The column with a sample's class."""
-    classes: dict[str, str] | list[str] | None = None
+    classes: ClassNames | None = None
     """Label → name in the prompt, or a list of labels; null: the labels that occur."""
-    templates: list[str] = ["a photo of a {}."]
+    templates: Annotated[list[Template], Field(min_length=1)] = ["a photo of a {}."]
     """Prompts, with {} for the class name; their embeddings are averaged."""
 
 

@@ -28,10 +28,12 @@ def evaluate(
     task = ray.remote(_evaluate_remotely).options(num_cpus=cpus, num_gpus=gpus)
     try:
         evaluation: Evaluation
-        evaluation, examples = ray.get(task.remote(config.model_dump_json(), checkpoint, parts, bool(gpus)))
+        evaluation, examples, notes = ray.get(task.remote(config.model_dump_json(), checkpoint, parts, bool(gpus)))
     except ray.exceptions.RayError as error:
         raise unwrapped(error) or error from error
     write_evaluation(out, evaluation, examples)
+    for note in notes:
+        progress.note(f"evaluate  {note}")
     progress.update(total)
     progress.end(", ".join(f"{score.name} {100 * score.value:.1f}%" for score in evaluation.scores[:4]))
     return evaluation
@@ -92,20 +94,22 @@ def _room_of_one_node(nodes: list[dict[str, Any]]) -> tuple[int, int]:
 
 def _evaluate_remotely(
     settings: str, checkpoint: Storage, parts: dict[str, DataSource], use_gpu: bool
-) -> tuple[Evaluation, list[RetrievalExample]]:
-    """Runs in a Ray task, so that torch and the model stay out of the driver."""
+) -> tuple[Evaluation, list[RetrievalExample], list[str]]:
+    """Runs in a Ray task, so that torch and the model stay out of the driver; the last are sentences for the user."""
     from training.encode import Encoder
     from training.retrieval import score_retrieval
-    from training.zero_shot import score_zero_shot
+    from training.zero_shot import only_labelled, score_zero_shot
 
     config = EvaluateConfig.model_validate_json(settings)
     encoder = Encoder(checkpoint, use_gpu=use_gpu, batch_size=config.batch_size, use_average=config.use_ema)
     scores: list[Score] = []
     examples: list[RetrievalExample] = []
+    notes: list[str] = []
     if config.retrieval is not None:
         found, examples = score_retrieval(config.retrieval, select(parts["retrieval"]), encoder)
         scores += found
     if config.zero_shot is not None:
-        scores += score_zero_shot(config.zero_shot, select(parts["zero_shot"]), encoder)
+        labelled = only_labelled(config.zero_shot, select(parts["zero_shot"]), notes.append)
+        scores += score_zero_shot(config.zero_shot, labelled, encoder)
     data = parts["retrieval" if "retrieval" in parts else "zero_shot"].path
-    return Evaluation(encoder.state.step, checkpoint.url, data, tuple(scores)), examples
+    return Evaluation(encoder.state.step, checkpoint.url, data, tuple(scores)), examples, notes

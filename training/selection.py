@@ -57,6 +57,17 @@ class Selection:
         index = [self.indices[slot][place] for slot, place in zip(slots, within, strict=True)]
         return np.asarray(self.shards, dtype=np.int64)[slots], np.asarray(index, dtype=np.int64)
 
+    def where(self, mask: npt.NDArray[np.bool_]) -> "Selection":
+        """The samples whose number is true in the mask."""
+        parts = np.split(mask, self._ends[:-1])
+        kept = [
+            chosen if part.all() else np.asarray(chosen, dtype=np.min_scalar_type(chosen[-1]))[part]
+            for chosen, part in zip(self.indices, parts, strict=True)
+        ]
+        filled = [(shard, chosen) for shard, chosen in zip(self.shards, kept, strict=True) if len(chosen)]
+        shards, indices = tuple(shard for shard, _ in filled), tuple(chosen for _, chosen in filled)
+        return Selection(self.dataset, shards, indices, self.captions)
+
 
 def select(source: DataSource) -> Selection:
     """The samples that `source` means; those without a caption are left out.

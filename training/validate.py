@@ -24,7 +24,7 @@ from training.records import Score
 from training.retrieval import score_retrieval
 from training.selection import Integers, Selection, select
 from training.team import Team
-from training.zero_shot import score_zero_shot
+from training.zero_shot import only_labelled, score_zero_shot
 
 
 class Validator:
@@ -47,6 +47,10 @@ class Validator:
             self._settings, held_out = validation_of(config)
             parts = parts_to_score(self._settings, held_out)
             self._selections = {name: select(source) for name, source in parts.items()}
+            zero_shot = self._settings.zero_shot
+            if zero_shot is not None:
+                say_once = say if log is not None else (lambda _: None)
+                self._selections["zero_shot"] = only_labelled(zero_shot, self._selections["zero_shot"], say_once)
             self._encoder = RankEncoder(engine, traits, self._settings.batch_size)
 
     def is_due(self, step: int) -> bool:

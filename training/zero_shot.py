@@ -1,7 +1,9 @@
 """Classification by the nearest class prompt."""
 
 from collections import Counter
+from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -15,9 +17,10 @@ from training.selection import Selection, columns_of
 def score_zero_shot(config: ZeroShotConfig, selection: Selection, encoder: FeatureEncoder) -> list[Score]:
     """The share of pictures whose nearest class is theirs, the mean over classes, and each class's own.
 
-    Chance is one of the classes. Raises ConfigError for labels without a class.
+    selection: samples that have a label, see `only_labelled`. Chance is one of the classes. Raises ConfigError for
+    labels without a class.
     """
-    labels = [str(values[0]) for _, _, values in columns_of(selection, [config.label_col])]
+    labels = [str(label) for label in _labels(config, selection)]
     classes = _classes(config, labels)
     weights = class_features(list(classes.values()), config.templates, encoder)  # (classes, D)
     nearest = (encoder.encode_pictures(selection) @ weights.T).argmax(dim=1).tolist()
@@ -31,6 +34,26 @@ def score_zero_shot(config: ZeroShotConfig, selection: Selection, encoder: Featu
         Score("zero_shot_mean_per_class", sum(shares.values()) / len(shares), chance, len(labels)),
         *(Score(f"zero_shot: {label}", share, chance, counts[label]) for label, share in shares.items()),
     ]
+
+
+def only_labelled(config: ZeroShotConfig, selection: Selection, say: Callable[[str], None]) -> Selection:
+    """The samples that have a label; how many have none is said. Raises ConfigError when none has one."""
+    is_labelled = np.asarray([label is not None for label in _labels(config, selection)], dtype=bool)
+    found = selection.where(is_labelled)
+    if not len(found):
+        raise ConfigError(
+            f"evaluate.zero_shot: none of {len(selection):,} samples has a label in the column {config.label_col}.",
+            "Pictures are compared with the classes of their labels.",
+            "Name another column, or other samples.",
+        )
+    if len(found) < len(selection):
+        missing = len(selection) - len(found)
+        say(f"zero_shot leaves out {missing:,} of {len(selection):,} samples, whose {config.label_col} is empty")
+    return found
+
+
+def _labels(config: ZeroShotConfig, selection: Selection) -> Iterator[object]:
+    return (values[0] for _, _, values in columns_of(selection, [config.label_col]))
 
 
 def class_features(names: list[str], templates: list[str], encoder: FeatureEncoder) -> Tensor:
