@@ -38,13 +38,13 @@ STRIP_PIXELS = 4_000_000
 WHITE = 255
 
 
-def open_image(body: bytes, config: BuildConfig) -> Image.Image:
+def open_image(body: bytes, max_pixels: int) -> Image.Image:
     """Reads the header alone; memory for pixels is given later.
 
-    Raises one of DECODER_ERRORS, and Image.DecompressionBombError above `max_image_pixels`.
+    Raises one of DECODER_ERRORS, and Image.DecompressionBombError above `max_pixels`.
     """
     # Pillow raises above twice its own limit, for pictures within pictures too.
-    Image.MAX_IMAGE_PIXELS = max(1, config.max_image_pixels // 2)
+    Image.MAX_IMAGE_PIXELS = max(1, max_pixels // 2)
     return Image.open(io.BytesIO(body), formats=_readable_formats())
 
 

@@ -79,7 +79,7 @@ def process_image(body: bytes, config: BuildConfig) -> StoredImage | Refusal:
             # libjpeg-turbo remarked on something; Pillow tells whether it matters.
             pass
     try:
-        return _process(_any_format(open_image(body, config), body, config), body, config)
+        return _process(_any_format(open_image(body, config.max_image_pixels), body, config), body, config)
     except Image.DecompressionBombError:
         return _too_many_pixels(config)
     except UnidentifiedImageError:

@@ -8,10 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from datapipe.config import MAX_IMAGE_PIXELS
 from datapipe.curate_config import PHASH
 from datapipe.dataset import ShardReader
-from datapipe.jpeg import read_jpeg_header
+from datapipe.pixel_limit import is_within_pixel_limit
 
 SIDE = 32  # the picture is shrunk to this square
 KEPT = 8  # frequencies of each axis
@@ -48,11 +47,10 @@ class PerceptualHash:
 
 def perceptual_hash(data: bytes) -> int | None:
     """The hash of an encoded picture; None for one that can't be decoded or has no structure."""
-    header = read_jpeg_header(data)
-    if header is not None and header.width * header.height > MAX_IMAGE_PIXELS:
+    if not is_within_pixel_limit(data):
         return None
     try:
-        grey = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) if data else None
+        grey = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
     except cv2.error:
         return None
     if grey is None:

@@ -5,7 +5,7 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
-from datapipe.config import MAX_IMAGE_PIXELS
+from datapipe.pixel_limit import is_within_pixel_limit
 from training.config import SquareMode
 
 JPEG_START = b"\xff\xd8"
@@ -20,19 +20,15 @@ Pixels = npt.NDArray[np.uint8]  # (height, width, 3) RGB
 
 def decode_picture(data: bytes) -> Pixels | None:
     """The picture as RGB, or None when its bytes can't be decoded, or only into more pixels than a dataset has."""
+    if not is_within_pixel_limit(data):
+        return None
     if data.startswith(JPEG_START) and EXIF_MARK not in data[:HEADER_BYTES]:
         try:
-            height, width, *_ = simplejpeg.decode_jpeg_header(data)
-            if height * width > MAX_IMAGE_PIXELS:  # a dataset of another tool may hold anything
-                return None
             return np.asarray(simplejpeg.decode_jpeg(data), dtype=np.uint8)
         except ValueError:
             pass  # cut, or of a kind that it does not know: OpenCV takes what there is
-    encoded = np.frombuffer(data, np.uint8)
-    if not len(encoded):
-        return None
     try:
-        decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB)
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error:
         return None
     return None if decoded is None else np.asarray(decoded, dtype=np.uint8)

@@ -301,3 +301,19 @@ def test_a_cut_jpeg_is_what_opencv_makes_of_it_and_nonsense_is_none():
         found = decode_picture(cut)
         assert (found is None) == (expected is None)
         assert found is None or np.array_equal(found, expected[:, :, ::-1])
+
+
+BOMBS = {"PNG": {}, "WEBP": {}, "TIFF": {"compression": "tiff_deflate"}, "GIF": {}, "JPEG": {}, "JPEG with EXIF": {}}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_a_small_file_of_too_many_pixels_is_broken_in_every_format(kind: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("datapipe.pixel_limit.MAX_IMAGE_PIXELS", 40 * 50)
+    options: dict[str, Any] = dict(BOMBS[kind])
+    if kind == "JPEG with EXIF":
+        options["exif"] = Image.Exif()
+        options["exif"][0x0112] = 6
+    for size, is_read in (((50, 40), True), ((50, 41), False)):
+        stream = io.BytesIO()
+        Image.new("RGB", size, (200, 100, 50)).save(stream, kind.split()[0], **options)
+        assert (decode_picture(stream.getvalue()) is not None) == is_read
