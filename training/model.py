@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from infra.errors import ConfigError
 from training.architectures import architecture_of, build
 from training.config import LossName, SquareMode, TrainConfig
+from training.layers import require_blocks
 from training.locking import lock_towers
 from training.model_names import check_hub_packages
 from training.pretrained import load_pretrained
@@ -135,6 +136,7 @@ def model_to_train(config: TrainConfig, *, resumes: bool = False) -> nn.Module:
         load_pretrained(model, config)
     if config.activation_checkpointing:
         checkpoint_activations(model, config.model)
+    require_blocks((name for name, _ in model.named_parameters()), config)
     lock_towers(model, config.lock)
     return model
 

@@ -10,6 +10,7 @@ import torch
 from infra.errors import ConfigError
 from training.architectures import build_without_memory
 from training.config import ScheduleName, TrainConfig
+from training.layers import require_blocks
 from training.locking import lock_towers
 from training.memory import MemoryPlan, plan_memory
 from training.model import model_to_train
@@ -173,6 +174,7 @@ def _locked_parameters(config: TrainConfig) -> int:
         model = model_to_train(config)
     else:
         model = build_without_memory(config.model)
+        require_blocks((name for name, _ in model.named_parameters()), config)
         lock_towers(model, config.lock)
     named = model.named_parameters()
     return sum(p.numel() for name, p in named if not p.requires_grad and tower_of(name) != "scalars")

@@ -36,7 +36,10 @@ def test_openais_rule_decays_all_matrices_and_no_vector():
     assert any(p is model.logit_scale for p in kept)
 
 
-@pytest.mark.parametrize("name", [*SMALL_ARCHITECTURES, "ViT-B-32", "RN50", "convnext_base", "ViT-B-16-SigLIP"])
+@pytest.mark.parametrize(
+    "name",
+    [*SMALL_ARCHITECTURES, "ViT-B-32", "RN50", "convnext_base", "ViT-B-16-SigLIP", "swin_base_patch4_window7_224"],
+)
 def test_layers_are_numbered_from_the_stem_to_the_head_in_every_family(name: str):
     found = depths(parameter for parameter, _ in build_without_memory(name).named_parameters())
     for tower in ("visual.", ""):
