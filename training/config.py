@@ -303,7 +303,7 @@ class TrainConfig(FiniteSettings):
     resize_check_s: Annotated[float, Field(ge=1)] = 60.0
     """How often it is looked whether the cluster has room for another number of workers, when `workers` is a range."""
     use_gpu: bool | None = None
-    """Whether each worker gets a GPU; null: if the cluster has enough."""
+    """Whether each worker gets a GPU; null: if the cluster has any, of which there must be enough then."""
     threads_per_worker: Annotated[int, Field(ge=1)] | None = None
     """CPU threads of one worker; null: its share of the machine's cores."""
     pin_cpus: bool = False

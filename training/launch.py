@@ -25,6 +25,7 @@ from training.model_names import check_hub_packages, check_model_name
 from training.records import PLAN_FILE, read_metrics
 from training.reservations import free_reservations
 from training.restarts import Restarts, steps_done
+from training.room import require_room, uses_gpu
 from training.trackers import check_trackers, open_trackers
 from training.watch import TrainingWatch
 
@@ -136,13 +137,13 @@ def train(
     done = steps_done(run, plan.steps)
     progress.begin("train", total=plan.steps, unit="steps", done=done)
     if done < plan.steps:
+        use_gpu = uses_gpu(config, cluster)
+        require_room(config, cluster, use_gpu)
         run.write_bytes(PLAN_FILE, json.dumps(plan.facts(), indent=1).encode())
-        for line in plan.lines():
+        for line in [*plan.lines(), "each worker on a GPU" if use_gpu else "each worker on CPU cores"]:
             progress.note(f"train  {line}")
         for key in unknown_keys(samples, config.exclude):
             progress.note(f"train  train.exclude: no dataset of the training has the key {key!r}")
-        use_gpu = _use_gpu(config, cluster)
-        _require_room(config, cluster, use_gpu)
         progress.set_detail("starting the workers")
         board = start_board()
         with open_trackers(config, run) as trackers:
@@ -244,41 +245,6 @@ def _fit_in_a_thread(fit: Callable[[], object], stop: Callable[[], object]) -> N
         wait([result], timeout=STOP_PATIENCE_S)
         raise
     result.result()
-
-
-def _use_gpu(config: TrainConfig, cluster: Cluster) -> bool:
-    return cluster.gpus >= config.min_workers if config.use_gpu is None else config.use_gpu
-
-
-def _require_room(config: TrainConfig, cluster: Cluster, use_gpu: bool) -> None:
-    """Ray would wait for ever for workers that don't fit."""
-    kind, has = ("GPUs", cluster.gpus) if use_gpu else ("CPU cores", cluster.cpus)
-    if config.min_workers > has:
-        raise ConfigError(
-            f"train.workers: got {config.min_workers}; the cluster has {has} {kind}.",
-            "Each worker takes one.",
-            "Lower train.workers or join a larger cluster with --address.",
-        )
-    if use_gpu:
-        _require_cores_for_gpus(config.min_workers)
-
-
-def _require_cores_for_gpus(workers: int) -> None:
-    import ray
-
-    rooms = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    gpus, both = (sum(int(count) for count in counts) for counts in zip(*map(_gpus_and_places, rooms), strict=True))
-    if gpus >= workers > both:  # with fewer GPUs than workers, others are yet to come
-        raise ConfigError(
-            f"train.workers: got {workers}; the nodes with the cluster's {gpus} GPUs have cores for {both} workers.",
-            "Each worker takes a GPU and a core of the same node.",
-            "Start the nodes with as many cores as GPUs (ray start --num-cpus), or lower train.workers.",
-        )
-
-
-def _gpus_and_places(room: dict[str, float]) -> tuple[float, float]:
-    """A node's GPUs, and how many workers find a GPU and a core there."""
-    return room.get("GPU", 0), min(room.get("GPU", 0), room.get("CPU", 0))
 
 
 def _result(run: Storage, steps: int) -> TrainResult:

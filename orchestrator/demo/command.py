@@ -67,6 +67,7 @@ train:
   precision: fp32
   workers: 2
   threads_per_worker: 1
+  use_gpu: false
   checkpoint_every: {checkpoint_every}
   seed: {seed}
 evaluate:

@@ -46,6 +46,7 @@ def write_pipeline(folder: Path, web: CountingWeb, storage: str, name: str, **tr
             "steps": STEPS,
             "lr": 1.0e-3,
             "workers": 2,
+            "use_gpu": False,
             "threads_per_worker": 1,
             "checkpoint_every": 3,
             **train,

@@ -33,6 +33,7 @@ train:
   steps: {STEPS}
   lr: 1.0e-3
   workers: 2
+  use_gpu: false
   threads_per_worker: 1
   checkpoint_every: 3
 """
