@@ -29,6 +29,8 @@ from training.checkpoint import (
     read_state,
     step_of,
 )
+from training.config import LockConfig, TrainConfig
+from training.joining import LARGEST_UPDATE, largest_update, unlocked_towers
 from training.records import METRICS_FILE, REPLACEMENTS_FILE
 
 ORIGIN_KEY = "forked_from"  # of a run's identity
@@ -108,6 +110,19 @@ def _require_fit(config: RunConfig, state: CheckpointState, checkpoint: Storage)
                 "A fork keeps the model, the loss, the batch and the order of the samples.",
                 "Leave that key as it is, or train anew with train.pretrained naming the checkpoint.",
             )
+    _require_gentle_unlocking(config.train, LockConfig.model_validate(state.settings.get("lock", {})))
+
+
+def _require_gentle_unlocking(train: TrainConfig, lock: LockConfig) -> None:
+    """Raises ConfigError where the first updates of what the fork unlocks would be many times the learning rate."""
+    towers, most = unlocked_towers(lock, train.lock), largest_update(train.beta1, train.beta2)
+    if towers and most > LARGEST_UPDATE:
+        raise ConfigError(
+            f"train.lock: the {' and the '.join(towers)} tower was locked; with train.beta2 {train.beta2} its first "
+            f"updates would be up to {most:.1f} times the learning rate, since its moments begin empty.",
+            f"A fork unlocks a tower where that is at most {LARGEST_UPDATE:.0f} times.",
+            "Set train.beta2=0.98 or lower, or train anew with train.pretrained naming the checkpoint.",
+        )
 
 
 def _copy_log(run: Storage, fork: Storage, name: str, step: int) -> None:

@@ -228,10 +228,12 @@ def fork(run_folder: str, new_name: str, overrides: tuple[str, ...], step: int, 
     """Makes a new run from a checkpoint of another one, with changes; `diptych resume` then trains it.
 
     The model, the loss, the batch and the order of the samples stay; learning rates, lengths, exclusions may change.
+    A tower that is unlocked begins with empty moments: its first updates are up to 1.6 times the learning rate.
 
     \b
     Example:
       diptych fork runs/birds birds-slower --step 8000 train.lr=1.0e-4
+      diptych fork runs/lit lit-unlocked --step 8000 train.lock.image=false train.lr=1.0e-5
     """
     from infra.storage import storage_of
     from orchestrator.fork import fork_run

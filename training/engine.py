@@ -154,7 +154,8 @@ class Engine:
     def restore(self, masters: dict[str, Tensor], moments: dict[str, dict[str, Tensor]], step: int) -> None:
         """Puts back masters and moments (name → moment → tensor) after `step` optimizer steps.
 
-        The model was given the same masters before DeepSpeed took it, so that its own copies are right already.
+        The model was given the same masters before DeepSpeed took it, so that its own copies are right already. What
+        was locked until now has no moments, and begins with empty ones.
         """
         self._masters.restore(masters, moments, step)
         self.scalars.restore(masters, moments, step)

@@ -44,12 +44,15 @@ class MasterWeights:
             yield name, self._master(parameter), {moment: self._moment(parameter, moment) for moment in moments}
 
     def restore(self, masters: dict[str, Tensor], moments: dict[str, dict[str, Tensor]], step: int) -> None:
-        """Puts back masters and moments after `step` optimizer steps. Locked ones the model has already."""
+        """Puts back masters and moments after `step` optimizer steps. Locked ones the model has already.
+
+        Those that were locked until now have no moments, and begin with zeros: see training/joining.py.
+        """
         self.restore_weights(masters, step)
         for name, parameter in self._module.named_parameters():
             if parameter.requires_grad:
-                for moment in MOMENTS:
-                    self._put(parameter, moments[name][moment], moment)
+                for moment, value in moments.get(name, {}).items():
+                    self._put(parameter, value, moment)
 
     def restore_weights(self, masters: dict[str, Tensor], step: int) -> None:
         """Puts back the masters alone; the moments are zeros then."""

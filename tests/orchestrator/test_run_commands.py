@@ -64,11 +64,11 @@ def run(config: RunConfig) -> Storage:
     return config.folder
 
 
-def save(run: Storage, step: int, *, content: bytes = b"weights") -> None:
+def save(run: Storage, step: int, *, content: bytes = b"weights", settings: dict[str, Any] | None = None) -> None:
     checkpoint = run.at(checkpoint_path(step))
     checkpoint.write_bytes("parameters.safetensors", content)
     facts = FileFacts(TensorKind.PARAMETERS, 7, hashlib.sha256(b"weights").hexdigest())
-    state = CheckpointState(step, "diptych-tiny", "clip", 256, 40, 0, {})
+    state = CheckpointState(step, "diptych-tiny", "clip", 256, 40, 0, settings or {})
     write_marker(checkpoint, state, {"parameters.safetensors": facts})
 
 
@@ -258,6 +258,17 @@ def test_a_fork_that_cannot_be_is_refused(run: Storage, arguments: list[object],
     save(run, 3)
     result = call("fork", run.url, *arguments)
     assert isinstance(result.exception, DiptychError) and words in str(result.exception)
+
+
+def test_a_fork_may_unlock_a_tower_where_its_first_updates_stay_small(run: Storage):
+    save(run, 3, settings={"lock": {"image": True, "text": False}})
+    refused = call("fork", run.url, "unlocked", "--step", 3, "train.beta2=0.999")
+    assert isinstance(refused.exception, ConfigError)
+    assert "the image tower was locked; with train.beta2 0.999 its first updates would be up to 6.6" in str(
+        refused.exception
+    )
+    record("fork", run.url, "still-locked", "--step", 3, "train.beta2=0.999", "train.lock.image=true")
+    record("fork", run.url, "unlocked", "--step", 3)
 
 
 def test_a_name_with_another_config_is_refused_with_the_difference(run: Storage, config: RunConfig):

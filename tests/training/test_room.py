@@ -35,7 +35,5 @@ def test_every_worker_has_a_gpu_or_none_has(values: dict[str, Any], gpus: int, e
 
 @pytest.mark.parametrize(("workers", "gpus"), [(8, 4), ([2, 8], 1)])
 def test_fewer_gpus_than_workers_are_refused_and_not_left_idle(workers: int | list[int], gpus: int):
-    with pytest.raises(
-        ConfigError, match=rf"the cluster are {gpus}\.\n.*\n.*train\.workers={gpus}, or train\.use_gpu"
-    ):
+    with pytest.raises(ConfigError, match=rf"the cluster are {gpus}\.\n.*\n.*train\.workers={gpus}, or train\.use_gpu"):
         uses_gpu(config(workers=workers), cluster(gpus))
