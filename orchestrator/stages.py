@@ -85,6 +85,14 @@ def check_stages(config: RunConfig, stages: Sequence[Stage]) -> None:
         check_training(config.train, dataset_is_ready=Stage.BUILD not in stages)
 
 
+def check_logins(config: RunConfig, stages: Sequence[Stage]) -> None:
+    """Finds what the machine that drives the run must be logged in to. Raises ConfigError."""
+    if Stage.TRAIN in stages and config.train is not None:
+        from training.trackers import check_tracker_logins
+
+        check_tracker_logins(config.train)
+
+
 def check_last_stages(config: RunConfig, stages: Sequence[Stage]) -> None:
     """Finds what the evaluation and the export would miss after all the training. Raises ConfigError."""
     if Stage.EVALUATE in stages and config.evaluate is not None:

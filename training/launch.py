@@ -146,7 +146,7 @@ def train(
             progress.note(f"train  train.exclude: no dataset of the training has the key {key!r}")
         progress.set_detail("starting the workers")
         board = start_board()
-        with open_trackers(config, run) as trackers:
+        with open_trackers(config, run, lambda text: progress.note(f"train  {text}")) as trackers:
             watch = TrainingWatch(board, run, progress, trackers)
             restarts = Restarts(config, run, plan.steps, watch, tell)
             with Repeating(restarts.look, every_s=WATCH_EVERY_S, name="train-progress"):

@@ -4,19 +4,22 @@ import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
-from infra.errors import ConfigError
+from infra.errors import ConfigError, DiptychError, first_line
+from infra.secret_values import is_secret_value
 from infra.storage import Storage
+from infra.terminal import printable
 from training.config import Tracker, TrainConfig
 from training.records import StepMetrics
 
 TENSORBOARD_FOLDER = "tensorboard"
 MLFLOW_FILE = "mlflow.json"  # under which id a run that is started again goes on there
 PACKAGES = {Tracker.TENSORBOARD: "tensorboard", Tracker.WANDB: "wandb", Tracker.MLFLOW: "mlflow"}
+WANDB_MODES_WITHOUT_LOGIN = frozenset({"offline", "disabled", "dryrun"})
 
 
 class MetricsTracker(Protocol):
@@ -37,14 +40,33 @@ def check_trackers(config: TrainConfig) -> None:
         _import(tracker)
 
 
+def check_tracker_logins(config: TrainConfig) -> None:
+    """Raises ConfigError when a tracker wants a login that the process that drives the training does not have."""
+    if Tracker.WANDB in config.trackers:
+        _require_wandb_login(_import(Tracker.WANDB))
+
+
 @contextlib.contextmanager
-def open_trackers(config: TrainConfig, run: Storage) -> Iterator[list[MetricsTracker]]:
-    """The trackers of a run, which end with the block. Raises ConfigError when one is not installed."""
+def open_trackers(config: TrainConfig, run: Storage, say: Callable[[str], None]) -> Iterator[list[MetricsTracker]]:
+    """The trackers of a run, which end with the block; one whose server fails is told of and left out.
+
+    Raises ConfigError when one is not installed or wants a login.
+    """
     with contextlib.ExitStack() as stack:
-        trackers = [OPENERS[tracker](_import(tracker), config, run) for tracker in config.trackers]
-        for tracker in trackers:
-            stack.callback(tracker.close)
+        trackers = []
+        for kind in config.trackers:
+            tracker = _opened(kind, config, run, say)
+            if tracker is not None:
+                stack.callback(_close, tracker, say)
+                trackers.append(tracker)
         yield trackers
+
+
+def explained(error: Exception) -> str:
+    """What another program's error says, in a line; not what may hold a login of the user's."""
+    line = printable(first_line(error))
+    kind = type(error).__name__
+    return kind if line == kind or is_secret_value(line) else f"{kind}: {line}"
 
 
 def scalars_of(metrics: StepMetrics) -> dict[str, float]:
@@ -80,6 +102,7 @@ class _TensorBoard:
 
 class _WeightsAndBiases:
     def __init__(self, package: ModuleType, config: TrainConfig, run: Storage) -> None:
+        _require_wandb_login(package)
         name = _run_name(run)
         # A run that is started again goes on under the same id, and one of the same name elsewhere has another.
         key = f"{name}-{hashlib.sha256(run.url.encode()).hexdigest()[:8]}"
@@ -109,6 +132,45 @@ class _MLflow:
 
     def close(self) -> None:
         self._mlflow.end_run()
+
+
+def _opened(kind: Tracker, config: TrainConfig, run: Storage, say: Callable[[str], None]) -> MetricsTracker | None:
+    package = _import(kind)
+    try:
+        tracker: MetricsTracker = OPENERS[kind](package, config, run)
+    except DiptychError:
+        raise
+    except Exception as error:  # noqa: BLE001 - another program's border: its server is not worth a training
+        say(f"no metrics are sent to {kind.value}: {explained(error)}")
+        return None
+    return tracker
+
+
+def _close(tracker: MetricsTracker, say: Callable[[str], None]) -> None:
+    try:
+        tracker.close()
+    except Exception as error:  # noqa: BLE001 - another program's border: its server is not worth a training
+        say(f"the last metrics may be missing in {type(tracker).__name__.lstrip('_')}: {explained(error)}")
+
+
+def _require_wandb_login(package: ModuleType) -> None:
+    """Looks for it where W&B does, which asks on a terminal when it finds none, and waits for the answer."""
+    if package.setup().settings.mode in WANDB_MODES_WITHOUT_LOGIN:
+        return
+    try:
+        is_logged_in = package.login(prompt=False, verify=False)
+    except package.Error as error:
+        raise _no_wandb_login(explained(error)) from error
+    if not is_logged_in:
+        raise _no_wandb_login("no API key is configured")
+
+
+def _no_wandb_login(why: str) -> ConfigError:
+    return ConfigError(
+        f"train.trackers: wandb has no login here ({why}).",
+        "Weights & Biases takes an API key, or keeps metrics on disk with WANDB_MODE=offline.",
+        "Run `wandb login` where the training is driven, set WANDB_API_KEY or WANDB_MODE=offline, or leave it out.",
+    )
 
 
 OPENERS: dict[Tracker, Any] = {

@@ -10,10 +10,9 @@ from infra.errors import DiptychError
 from infra.place import Place
 from infra.progress import NODES_FACT, Progress
 from infra.storage import Storage
-from infra.terminal import printable
 from training.board import BoardView
 from training.records import CERTIFICATE_FILE, StepMetrics, parse_metrics
-from training.trackers import MetricsTracker
+from training.trackers import MetricsTracker, explained
 
 LOOK_TIMEOUT_S = 10.0
 PERCENT = 100
@@ -69,8 +68,8 @@ class TrainingWatch:
             tracker.log(last)
         except Exception as error:  # noqa: BLE001 - another program's border: its server is not worth a training
             self._trackers.remove(tracker)
-            why = printable(str(error))
-            self._progress.note(f"train  metrics are no longer sent to {type(tracker).__name__}: {why}")
+            who = type(tracker).__name__.lstrip("_")
+            self._progress.note(f"train  metrics are no longer sent to {who}: {explained(error)}")
 
     def _show(self, last: StepMetrics, view: BoardView) -> None:
         if last.attempt != self._attempt:

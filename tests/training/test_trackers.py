@@ -1,6 +1,9 @@
 """Trackers: what is sent is read back with the trackers' own readers."""
 
 import math
+import os
+import pty
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,7 +17,14 @@ from infra.errors import ConfigError
 from infra.storage import Storage, storage_of
 from training.config import Tracker, TrainConfig
 from training.records import StepMetrics
-from training.trackers import PACKAGES, check_trackers, open_trackers, scalars_of
+from training.trackers import (
+    OPENERS,
+    PACKAGES,
+    check_trackers,
+    explained,
+    open_trackers,
+    scalars_of,
+)
 
 
 def config(*trackers: str) -> TrainConfig:
@@ -40,7 +50,7 @@ def test_numbers_go_by_their_groups_and_what_is_none_is_left_out():
 
 
 def log_steps(run: Storage, tracker: str, steps: range) -> None:
-    with open_trackers(config(tracker), run) as trackers:
+    with open_trackers(config(tracker), run, pytest.fail) as trackers:
         for step in steps:
             for each in trackers:
                 each.log(metrics(step))
@@ -108,6 +118,100 @@ def test_a_tracker_that_is_not_installed_is_refused_with_what_to_install(
 
 def test_without_trackers_there_is_nothing(tmp_path: Path):
     check_trackers(config())
-    with open_trackers(config(), storage_of(tmp_path)) as trackers:
+    with open_trackers(config(), storage_of(tmp_path), pytest.fail) as trackers:
         assert trackers == []
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def logged_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """W&B's package, in a home without its key."""
+    pytest.importorskip("wandb")
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.chdir(tmp_path)
+
+
+LOGIN_CHECK = """
+from infra.errors import ConfigError
+from infra.storage import storage_of
+from training.config import TrainConfig
+from training.trackers import check_tracker_logins, open_trackers
+
+config = TrainConfig(data="unused", steps=5, trackers=["wandb"])
+try:
+    check_tracker_logins(config)
+    with open_trackers(config, storage_of("run"), print) as trackers:
+        print(len(trackers), "tracker")
+except ConfigError as error:
+    print(error)
+"""
+
+
+@pytest.mark.usefixtures("logged_out")
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, "train.trackers: wandb has no login here (no API key is configured)."),
+        ({"WANDB_API_KEY": "tooshort"}, "train.trackers: wandb has no login here (AuthenticationError: "),
+        ({"WANDB_MODE": "offline"}, "1 tracker"),
+        ({"WANDB_MODE": "disabled"}, "1 tracker"),
+    ],
+)
+def test_wandb_without_a_login_is_refused_and_never_asks(variables: dict[str, str], expected: str):
+    # W&B keeps what it has found for the process, and asks on a terminal.
+    leader, follower = pty.openpty()
+    with open(leader, "rb", buffering=0), open(follower, "rb", buffering=0) as terminal:
+        done = subprocess.run(
+            [sys.executable, "-c", LOGIN_CHECK],
+            env=os.environ | variables | {"PYTHONPATH": str(Path(__file__).parents[2])},
+            stdin=terminal,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert done.stdout.startswith(expected) and "tooshort" not in done.stdout + done.stderr, done.stderr
+
+
+class Failing:
+    """A tracker whose server is away, at its start or at its end."""
+
+    def __init__(self, *_: object) -> None:
+        raise ConnectionError("http://user:password@tracking.example refused")
+
+
+class FailingAtTheEnd:
+    """One that is there at first."""
+
+    def __init__(self, *_: object) -> None:
+        self.logged: list[StepMetrics] = []
+
+    def log(self, metrics: StepMetrics) -> None:
+        """Keeps it."""
+        self.logged.append(metrics)
+
+    def close(self) -> None:
+        """The server is away by now."""
+        raise TimeoutError("no answer\nwithin 30 s")
+
+
+def test_a_tracker_whose_server_is_away_is_told_and_the_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(OPENERS, Tracker.MLFLOW, Failing)
+    monkeypatch.setitem(OPENERS, Tracker.TENSORBOARD, FailingAtTheEnd)
+    monkeypatch.setitem(sys.modules, PACKAGES[Tracker.MLFLOW], math)
+    told: list[str] = []
+    with open_trackers(config("mlflow", "tensorboard"), storage_of(tmp_path), told.append) as trackers:
+        (left,) = trackers
+        left.log(metrics(1))
+    assert told == [
+        "no metrics are sent to mlflow: ConnectionError",
+        "the last metrics may be missing in FailingAtTheEnd: TimeoutError: no answer",
+    ]
+
+
+def test_an_error_without_words_is_told_by_its_kind():
+    assert explained(ValueError()) == "ValueError" and explained(ValueError("odd")) == "ValueError: odd"
