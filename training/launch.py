@@ -179,6 +179,7 @@ def _fit(
 
     from training.picture_constants import settle_pictures
     from training.ray_callbacks import CatchSigterm, SaveBeforeResize, TellPlaces
+    from training.sight import show_run
     from training.worker import run_worker, settings_for
 
     share = max(1, cluster.cpus // config.max_workers)
@@ -191,7 +192,14 @@ def _fit(
     trainer = TorchTrainer(
         run_worker,
         train_loop_config=settings_for(
-            settled, run, use_gpu=use_gpu, threads=threads, board=board, data=data, fence=fence
+            settled,
+            run,
+            use_gpu=use_gpu,
+            threads=threads,
+            board=board,
+            data=data,
+            fence=fence,
+            sight=show_run(run),
         ),
         torch_config=TorchConfig(
             backend="nccl" if use_gpu else "gloo", timeout_s=round(GROUP_TIMEOUT_FACTOR * config.hang_timeout_s)

@@ -12,6 +12,7 @@ import numpy as np
 import ray.train
 import torch
 
+from infra.place import this_place
 from infra.storage import Storage
 from training.bad_steps import TrainingStopped
 from training.communication import measure_communication
@@ -19,6 +20,7 @@ from training.config import TrainConfig
 from training.engine import initialize_deepspeed
 from training.loop import Worker, train_worker
 from training.preemption import heeding_sigterm
+from training.sight import require_sight
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,7 @@ class WorkerSettings:
     """What the driver tells each worker. Cheap to pickle.
 
     threads: None for this worker's share of its node's cores. board: the actor that ranks report to. data: the identity
-    of what is trained on. fence: see `Worker`.
+    of what is trained on. fence: see `Worker`. sight: the driver's word in the run's folder, see `show_run`.
     """
 
     config: str
@@ -36,6 +38,7 @@ class WorkerSettings:
     board: Any
     data: str | None
     fence: str | None = None
+    sight: str | None = None
 
     @classmethod
     def of(cls, raw: dict[str, Any]) -> "WorkerSettings":
@@ -59,7 +62,9 @@ def run_worker(raw: dict[str, Any]) -> None:
     prepare_process(config, settings, context.get_local_rank(), context.get_local_world_size())
     try:
         with heeding_sigterm():
-            train_worker(config, Storage(settings.run), worker)
+            run = Storage(settings.run)
+            require_sight(run, settings.sight, this_place().node_words)
+            train_worker(config, run, worker)
     except TrainingStopped as error:
         # Ray Train would start the group again, only to come to the same step.
         if worker.rank == 0:
@@ -122,6 +127,7 @@ def settings_for(
     board: Any,
     data: str | None,
     fence: str | None,
+    sight: str | None,
 ) -> dict[str, Any]:
     """WorkerSettings as Ray Train wants them."""
     return {
@@ -132,4 +138,5 @@ def settings_for(
         "board": board,
         "data": data,
         "fence": fence,
+        "sight": sight,
     }

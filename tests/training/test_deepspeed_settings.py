@@ -121,7 +121,7 @@ def test_a_file_travels_inside_the_config_to_the_workers(tmp_path: Path):
     path.write_text(json.dumps({"zero_optimization": {"overlap_comm": False}}))
     settings = with_settings_inside(config(1, deepspeed=str(path)))
     path.unlink()
-    of = {"use_gpu": False, "threads": 1, "board": None, "data": None, "fence": None}
+    of = {"use_gpu": False, "threads": 1, "board": None, "data": None, "fence": None, "sight": None}
     told = settings_for(settings, Storage(str(tmp_path)), **of)["config"]
     assert user_settings(TrainConfig.model_validate_json(told)) == {"zero_optimization": {"overlap_comm": False}}
 

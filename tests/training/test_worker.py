@@ -57,7 +57,7 @@ def test_products_of_fp32_are_fp32_where_the_environment_asks_for_less():
 
 def test_the_drivers_settings_arrive_as_they_were(tmp_path: Path):
     config = TrainConfig(data=[{"path": "a", "weight": 2.0}], steps=5, deepspeed={"x": {"y": 1}}, workers=(2, 4))
-    of = {"use_gpu": False, "threads": 3, "board": "board", "data": "data", "fence": "fence"}
+    of = {"use_gpu": False, "threads": 3, "board": "board", "data": "data", "fence": "fence", "sight": "word"}
     raw = settings_for(config, Storage(str(tmp_path)), **of)
     settings = WorkerSettings.of(raw)
     assert TrainConfig.model_validate_json(settings.config) == config
