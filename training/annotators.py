@@ -13,9 +13,8 @@ from infra.errors import ConfigError
 from infra.progress import Progress
 from training.annotate_config import AnnotateConfig
 from training.clip_score import ClipScore, Device
+from training.room import CPUS_PER_MODEL
 from training.scoring_model import as_training, told_as
-
-CPUS_PER_MODEL = 4  # more, smaller processes would each hold the weights
 
 
 def annotators_of(config: AnnotateConfig, device: Device | None = None) -> dict[str, Annotator]:

@@ -1,5 +1,6 @@
 """Scores a checkpoint: retrieval both ways and zero-shot classification, each beside its chance level."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from infra.errors import ConfigError
@@ -7,7 +8,10 @@ from infra.progress import Progress
 from infra.storage import Storage
 from training.config import DataSource, EvaluateConfig, RetrievalConfig, TrainConfig
 from training.records import Evaluation, RetrievalExample, Score, write_evaluation
+from training.room import CPUS_PER_MODEL
 from training.selection import select
+
+TELL_AFTER_S = 10.0  # longer than a process takes to start where there is room
 
 
 def evaluate(
@@ -24,11 +28,17 @@ def evaluate(
     parts = parts_to_score(config, held_out)
     total = sum(len(select(source)) for source in parts.values())
     progress.begin("evaluate", total=total, unit="samples")
-    cpus, gpus = _room_of_one_node(ray.nodes())
-    task = ray.remote(_evaluate_remotely).options(num_cpus=cpus, num_gpus=gpus)
+    cpus, gpus = room_for_a_model(ray.nodes())
+    task = ray.remote(_evaluate_remotely).options(num_cpus=cpus, num_gpus=gpus, num_returns="streaming")
     try:
+        stream = task.remote(config.model_dump_json(), checkpoint, parts, cpus, bool(gpus))
+        if not ray.wait([stream], timeout=TELL_AFTER_S)[0]:
+            progress.note(f"evaluate  not begun yet: it wants {_room_words(cpus, gpus)}, which other work may have")
+            progress.set_detail("waiting for room on the cluster")
+        ray.get(next(stream))
+        progress.set_detail("")
         evaluation: Evaluation
-        evaluation, examples, notes = ray.get(task.remote(config.model_dump_json(), checkpoint, parts, bool(gpus)))
+        evaluation, examples, notes = ray.get(next(stream))
     except ray.exceptions.RayError as error:
         raise unwrapped(error) or error from error
     write_evaluation(out, evaluation, examples)
@@ -85,17 +95,50 @@ def require_score(name: str | None, config: EvaluateConfig) -> None:
         )
 
 
-def _room_of_one_node(nodes: list[dict[str, Any]]) -> tuple[int, int]:
-    """Cores and GPUs for the task, which runs on one node, whatever the cluster has: one with a GPU if there is one."""
+def room_for_a_model(nodes: list[dict[str, Any]]) -> tuple[int, int]:
+    """Cores and GPUs for the task, which runs on one node, with a GPU if one has any: few, so that it finds them soon.
+
+    nodes: as Ray tells them.
+    """
     rooms = [node["Resources"] for node in nodes if node["Alive"]]
     best = max(rooms, key=lambda room: (room.get("GPU", 0) >= 1, room.get("CPU", 0)))
-    return max(1, int(best.get("CPU", 0))), int(best.get("GPU", 0) >= 1)
+    cores, gpus = int(best.get("CPU", 0)), int(best.get("GPU", 0))
+    # A node with more GPUs than cores may have none to spare.
+    return (min(CPUS_PER_MODEL, cores // gpus), 1) if gpus else (max(1, min(CPUS_PER_MODEL, cores)), 0)
+
+
+def _room_words(cpus: int, gpus: int) -> str:
+    cores = f"{cpus} CPU core{'s' if cpus > 1 else ''}"
+    return f"{cores} and a GPU of one node" if gpus else f"{cores} of one node"
+
+
+def _free_cores_here() -> int:
+    """Those of this node that nobody has taken. Runs in a Ray task."""
+    import ray
+    from ray._private.state import available_resources_per_node
+
+    here = ray.get_runtime_context().get_node_id()
+    return int(available_resources_per_node().get(here, {}).get("CPU", 0))
 
 
 def _evaluate_remotely(
+    settings: str, checkpoint: Storage, parts: dict[str, DataSource], cpus: int, use_gpu: bool
+) -> Iterator[tuple[Evaluation, list[RetrievalExample], list[str]] | None]:
+    """Runs in a Ray task, so that torch and the model stay out of the driver.
+
+    Gives None once it runs, and then the scores, examples and sentences for the user.
+    """
+    yield None
+    import torch
+
+    # What is free of the node stands idle otherwise; what others take of it later is shared with them.
+    torch.set_num_threads(max(1, cpus + (0 if use_gpu else _free_cores_here())))
+    yield _evaluated(settings, checkpoint, parts, use_gpu)
+
+
+def _evaluated(
     settings: str, checkpoint: Storage, parts: dict[str, DataSource], use_gpu: bool
 ) -> tuple[Evaluation, list[RetrievalExample], list[str]]:
-    """Runs in a Ray task, so that torch and the model stay out of the driver; the last are sentences for the user."""
     from training.encode import Encoder
     from training.retrieval import score_retrieval
     from training.zero_shot import only_labelled, score_zero_shot

@@ -4,6 +4,8 @@ from infra.cluster import Cluster
 from infra.errors import ConfigError
 from training.config import TrainConfig
 
+CPUS_PER_MODEL = 4  # of a process that scores with a model; more, smaller processes would each hold the weights
+
 
 def uses_gpu(config: TrainConfig, cluster: Cluster) -> bool:
     """Whether each worker gets a GPU. Raises ConfigError where nobody said so and some workers would have none."""
