@@ -273,7 +273,9 @@ FILTERS = {
 }
 
 
-@pytest.mark.parametrize("name", FILTERS)
+@pytest.mark.parametrize(
+    "name", [name if name == "all of them" else pytest.param(name, marks=pytest.mark.long) for name in FILTERS]
+)
 def test_every_filter(url_list: UrlList, name: str):
     theirs, ours = url_list.build_both(name, resize_mode="center_crop", **FILTERS[name])
     left_out = {"too_small", "too_big", "aspect_ratio"} & {str(row["status"]) for row in ours.rows.values()}

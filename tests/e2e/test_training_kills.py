@@ -194,6 +194,7 @@ def test_sigterm_saves_before_it_ends(folder: Path, undisturbed: dict[int, float
     assert_every_sample_was_used_once(folder, run)
 
 
+@pytest.mark.long
 def test_a_worker_that_is_asked_to_go_is_saved_first_and_replaced(folder: Path, undisturbed: dict[int, float]):
     (folder / "preempted.yaml").write_text(CONFIG.replace("checkpoint_every: 3", "checkpoint_every: 1000"))
     run = folder / "runs" / "preempted"

@@ -103,7 +103,7 @@ def test_the_proof_finds_what_is_missing_and_what_was_read_in_its_place(data: st
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [1, 3])
+@pytest.mark.parametrize("stage", [pytest.param(1, marks=pytest.mark.long), 3])
 def test_validations_give_every_rank_count_the_same_scores_and_keep_the_best(data: str, tmp_path: Path, stage: int):
     scores = []
     for ranks in (1, 3):
