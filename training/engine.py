@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -167,6 +168,22 @@ class Engine:
             with self._average.in_place():
                 for name, value, _ in self.gather():
                     yield name, value
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the model encodes with the averaged weights, where there are some; after it all is as before.
+
+        Every rank enters and leaves at once.
+        """
+        if self._average is None:
+            yield
+            return
+        try:
+            with self._average.in_place():
+                self._masters.copy_to_model()
+                yield
+        finally:
+            self._masters.copy_to_model()
 
     def restore_average(self, weights: dict[str, Tensor], step: int) -> None:
         """Puts back the averaged weights; before `restore`, which puts back the masters in whose place they come."""

@@ -61,6 +61,20 @@ class MasterWeights:
             if parameter.requires_grad:
                 self._put(parameter, masters[name])
 
+    def copy_to_model(self) -> None:
+        """Has the model's own copies follow the masters, as a step does. Every rank calls it at once."""
+        optimizer = self._engine.optimizer
+        if self._is_plain:
+            return
+        if self._stage < 3:
+            optimizer.update_lp_params()
+            return
+        # Small parameters are kept whole on every rank: they are let go before, and gathered anew.
+        optimizer.checkpoint_event_prologue()
+        for group in range(len(optimizer.fp32_partitioned_groups_flat)):
+            optimizer._reassign_or_swap_out_partitioned_parameters(group)
+        optimizer.checkpoint_event_epilogue()
+
     def _master(self, parameter: nn.Parameter) -> Tensor:
         from deepspeed import zero
         from deepspeed.utils import safe_get_full_fp32_param

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict
 
 import numpy as np
@@ -39,7 +39,7 @@ class Validator:
         log: AppendLog | None,
         say: Callable[[str], None],
     ) -> None:
-        self._config, self._log, self._say = config, log, say
+        self._config, self._engine, self._log, self._say = config, engine, log, say
         self._device = engine.device
         self.best = _best_by_rank_zero(run, engine.device)
         self._encoder: RankEncoder | None = None
@@ -59,13 +59,15 @@ class Validator:
         return every is not None and step % every == 0
 
     def validate(self, step: int) -> bool:
-        """Scores the weights as they are; whether they are the best by now. Every rank calls it at once.
+        """Scores the weights, or their average where that is to be evaluated; whether they are the best by now.
+
+        Every rank calls it at once.
 
         Raises ConfigError when train.best_score is a class that has no sample.
         """
         assert self._encoder is not None
         scores: list[Score] = []
-        with self._encoder:
+        with self._engine.averaged() if self._settings.use_ema else nullcontext(), self._encoder:
             if self._settings.retrieval is not None:
                 selection = self._selections["retrieval"]
                 scores += score_retrieval(self._settings.retrieval, selection, self._encoder)[0]

@@ -1,6 +1,7 @@
 """DeepSpeed on CPU: every ZeRO stage trains alike, resumes to the bit and needs no compiler."""
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -212,3 +213,56 @@ def test_a_training_goes_on_at_another_zero_stage(ranks: Ranks, first: int, seco
     for same, (stayed, changed) in ranks.run(other_stage, [(first, second)] * 3):
         # The weights are the same to the bit; the stages add up gradients in another order.
         assert same and changed == pytest.approx(stayed, rel=1e-5)
+
+
+def encoded(encode: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    chance = torch.Generator().manual_seed(99)
+    pictures = torch.randn(6, 3, 48, 48, generator=chance)
+    tokens = torch.randint(1, 49000, (6, 20), generator=chance)
+    with torch.no_grad():
+        images, texts = encode(pictures, tokens)[:2]
+    return images.float(), texts.float()
+
+
+def average_of(engine: Any) -> dict[str, torch.Tensor]:
+    # Copies: what is read stands in the weights' place for a moment.
+    return {name: value.clone() for name, value in engine.gather_average()}
+
+
+def around_the_average(_group: Any, stage: int, precision: str):
+    """Features before, inside and after; the averages; whether the training ends as one that never looked."""
+    settings = config(stage, precision=precision, ema_decay=0.5)
+    engine, undisturbed = make_engine(settings), make_engine(settings)
+    features = []
+    for each in (engine, undisturbed):
+        steps(each, settings, 0, 2, rate=1e-2)
+    for context in (nullcontext(), engine.averaged(), nullcontext()):
+        with context:
+            features.append(encoded(lambda images, tokens: engine.encode(images.to(engine.dtype), tokens)))
+    averages = average_of(engine)
+    for each in (engine, undisturbed):
+        steps(each, settings, 2, 4, rate=1e-2)
+    later, others = average_of(engine), average_of(undisturbed)
+    same = all(torch.equal(value, others[name]) for name, value in later.items())
+    return features, averages, same and same_state(engine, undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("stage", "precision"),
+    [
+        *((stage, "fp32") for stage in (0, 3)),
+        *((stage, "bf16") for stage in (1, 3)),
+        *(pytest.param(stage, "fp32", marks=pytest.mark.slow) for stage in (1, 2)),
+        *(pytest.param(stage, "bf16", marks=pytest.mark.slow) for stage in (0, 2)),
+    ],
+)
+def test_the_average_is_encoded_with_and_the_training_goes_on_to_the_bit(ranks: Ranks, stage: int, precision: str):
+    model = make_model(config(stage))
+    # The model's weights are rounded to bf16, and its products too.
+    tolerance = 1e-5 if precision == "fp32" else 2e-2
+    for (before, inside, after), averages, same in ranks.run(around_the_average, [(stage, precision)] * 3):
+        model.load_state_dict(averages)
+        for expected, found, first, last in zip(encoded(model), inside, before, after, strict=True):
+            assert (found - expected).abs().max() < tolerance < (first - expected).abs().max()
+            assert torch.equal(first, last)
+        assert same

@@ -136,6 +136,31 @@ def test_scores_are_recorded_once_and_the_best_step_is_remembered(ranks: Ranks, 
     assert all(result == ([False, True, *[False] * 4, True], [True, is_better], best) for result in results)
 
 
+def score_twice(_group: Any, place: str, run: str, use_ema: bool) -> None:
+    """Scores before and after a step that destroys the weights, and that their average hardly follows."""
+    from training.validate import Validator
+
+    validation = {"retrieval": {"data": place}, "use_ema": use_ema}
+    settings = config(1, data=place, validate_every=5, validation=validation, ema_decay=0.999999)
+    engine, storage = make_engine(settings), Storage(run)
+    with ExitStack() as stack:
+        is_first = torch.distributed.get_rank() == 0
+        log = stack.enter_context(AppendLog(storage, VALIDATION_FILE)) if is_first else None
+        validator = Validator(settings, storage, engine, model_traits(settings.model), log, print)
+        validator.validate(5)
+        steps(engine, settings, 0, 1, rate=10.0)
+        validator.validate(10)
+
+
+@pytest.mark.parametrize("use_ema", [True, False])
+def test_the_average_is_scored_unless_it_is_not_to_be_evaluated(
+    ranks: Ranks, place: str, tmp_path: Path, use_ema: bool
+):
+    ranks.run(score_twice, [(place, str(tmp_path), use_ema)] * 3)
+    before, after = (each.scores for each in read_validations(storage_of(tmp_path)))
+    assert (before == after) is use_ema
+
+
 def test_an_unknown_score_to_go_by_is_refused_with_those_there_are(ranks: Ranks, place: str, tmp_path: Path):
     with pytest.raises(ConfigError, match=r"best_score: got 'accuracy'.\n.*text_to_image_recall@1, "):
         ranks.run(validated, [(place, str(tmp_path), {"best_score": "accuracy"})] * 3)
