@@ -12,7 +12,7 @@ DIPTYCH = Path(sys.executable).parent / "diptych"
 
 
 def diptych(
-    *arguments: object, cwd: Path, timeout_s: float = 300, env: Mapping[str, str] | None = None
+    *arguments: object, cwd: Path, timeout_s: float = 900, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Runs the command to its end."""
     return subprocess.run(

@@ -17,7 +17,7 @@ from commands import family, workers_in
 
 from infra.cluster import QUIET_RAY
 
-WAIT_S = 120
+WAIT_S = 300
 
 # A process of its own, since this one may be connected to another cluster already. The head takes no tasks: only it
 # may not die. Prints its address and each node's raylet; reads {"kill": number} and {"add": cores}.

@@ -47,7 +47,7 @@ class TrainingProcesses:
         for process in self.processes:
             process.join(20)
 
-    def wait(self, timeout_s: float = 240) -> list[str]:
+    def wait(self, timeout_s: float = 600) -> list[str]:
         """What each rank ended with: an empty string, or its error."""
         results = dict(self._results.get(timeout=timeout_s) for _ in self.processes)
         for process in self.processes:

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 ROWS, ROWS_PER_SHARD = 120, 10
 SHARDS = 12
 FINISHED_BEFORE_THE_KILL = 2
-WAIT_S = 120
+WAIT_S = 300
 
 
 @pytest.fixture

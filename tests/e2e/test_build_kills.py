@@ -25,7 +25,7 @@ SHARDS, ROWS_PER_SHARD = 12, 20
 ROWS = SHARDS * ROWS_PER_SHARD
 LONGEST_WAIT_S = 14.0  # from the start of Ray to past the end
 LEASE_WAIT_S = 32.0  # on S3, until the lease of one that was killed has expired
-WAIT_S = 240
+WAIT_S = 600
 
 
 @pytest.fixture(scope="module")

@@ -112,7 +112,7 @@ def test_a_picture_that_kills_its_decoder_costs_only_itself(tmp_path: Path, urls
         env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (here, here.parents[1])))},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -19,7 +19,7 @@ from training.records import StepMetrics, read_metrics
 
 pytestmark = pytest.mark.slow
 
-WAIT_S = 400
+WAIT_S = 600
 STEPS = 200  # more than are done until it is seen that there is room for another worker, within some seconds
 # Sums in another order differ by some 1e-7; at this rate of learning they stay small over all steps.
 SETTINGS = {"model": "diptych-tiny", "global_batch_size": 9, "steps": STEPS, "lr": 1e-6, "checkpoint_every": 100}

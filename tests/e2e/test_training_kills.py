@@ -37,7 +37,7 @@ train:
   threads_per_worker: 1
   checkpoint_every: 3
 """
-WAIT_S = 240
+WAIT_S = 600
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 RANKS = 3
-ANSWER_S = 120
+ANSWER_S = 300
 
 
 class Ranks:

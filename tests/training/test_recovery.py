@@ -22,7 +22,7 @@ STEPS = 24
 # Sums over ranks are taken in another order, which moves fp32 gradients by some 1e-7 of their size; Adam's division by
 # their square root carries that on from step to step.
 TOLERANCE = 2e-3
-WAIT_S = 240
+WAIT_S = 600
 OUTAGE_S = 60
 OUTAGE_STEPS = 600
 
