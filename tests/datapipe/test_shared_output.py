@@ -56,7 +56,7 @@ def test_a_node_with_a_folder_of_its_own_writes_no_shard(config: BuildConfig, tm
         mark = mark_of(driver)
         assert mark is not None
         require_same_folder(driver, mark)
-        worker = ray_flow._RayShardWorker(config, None, process_image, mark)
+        worker = ray_flow._RayShardWorker(config, None, process_image, 1, mark)
         plan = '{"shard": 0, "pieces": []}'
         with pytest.raises(OutputError, match=r"the node .* does not see the driver's folder"):
             worker({"plan": plan})
