@@ -23,7 +23,7 @@ from orchestrator.run import REPORT_FILE
 from orchestrator.run_state import RunState
 from orchestrator.status import read_status
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 WAIT_S = 600  # some three minutes in all on a quiet machine
 HELD_ROWS = range(ROWS_PER_SHARD, 2 * ROWS_PER_SHARD)  # those of the second of three shards

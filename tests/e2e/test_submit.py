@@ -101,6 +101,7 @@ def test_nobody_at_the_address_is_said(tmp_path: Path, store: ObjectStore, web: 
     assert done.returncode == 2 and "no Ray cluster takes jobs" in done.stderr and store.keys("nobody") == []
 
 
+@pytest.mark.long
 def test_two_runs_share_a_cluster_by_what_each_reserves(
     tmp_path: Path, head: RayHead, store: ObjectStore, web: CountingWeb
 ):
