@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
+from infra.errors import CredentialsRefused
 from infra.repeat import Repeating
 from infra.terminal import printable
 from orchestrator.driver import LeaseLost
@@ -51,6 +52,8 @@ class _Refresher:
         began = time.monotonic()
         try:
             self._write()
+        except CredentialsRefused:
+            pass  # the run's own requests tell of it, or will when they come
         except Exception as error:  # noqa: BLE001 - whatever it is, a report is not worth a run
             if not self._is_told:
                 self._is_told = True
