@@ -28,8 +28,9 @@ def refreshing_report(
             yield
     except LeaseLost:
         raise  # the run is another driver's by now, and so is its report
-    except Exception:
-        refresher.write_last()
+    except Exception as error:
+        # A refused key, which the report meets too, is told with the run's end.
+        refresher.write_last(is_told=isinstance(error, CredentialsRefused))
         raise
     refresher.write_last()
 
@@ -44,16 +45,14 @@ class _Refresher:
         if time.monotonic() >= self._due:
             self.write()
 
-    def write_last(self) -> None:
-        self._is_told = False
+    def write_last(self, *, is_told: bool = False) -> None:
+        self._is_told = is_told
         self.write()
 
     def write(self) -> None:
         began = time.monotonic()
         try:
             self._write()
-        except CredentialsRefused:
-            pass  # the run's own requests tell of it, or will when they come
         except Exception as error:  # noqa: BLE001 - whatever it is, a report is not worth a run
             if not self._is_told:
                 self._is_told = True

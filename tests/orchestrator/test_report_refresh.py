@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from infra.errors import StageFailed
+from infra.errors import CredentialsRefused, StageFailed
 from orchestrator.driver import LeaseLost
 from orchestrator.report_refresh import MAX_SHARE, refreshing_report
 
@@ -58,3 +58,19 @@ def test_a_run_that_fails_has_it_written_and_one_that_is_stopped_does_not_wait_f
     with pytest.raises(type(error)), refreshing_report(writer, print):
         raise error
     assert writer.calls == calls
+
+
+def test_a_refused_key_that_ends_the_block_is_not_told_a_second_time():
+    calls, said = [], []
+    refusal = CredentialsRefused("the storage refuses the credentials.", "They must allow it.", "Set new ones.")
+
+    def write() -> None:
+        calls.append(1)
+        raise refusal
+
+    with pytest.raises(CredentialsRefused), refreshing_report(write, said.append):
+        raise refusal
+    assert calls == [1] and said == []
+    with refreshing_report(write, said.append):
+        pass
+    assert len(said) == 1  # the run has not ended of it, and tells nothing
