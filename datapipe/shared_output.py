@@ -2,16 +2,13 @@
 
 import contextlib
 import socket
-import time
-from collections.abc import Callable
 
 from datapipe.commit import marker_name
 from infra.errors import OutputError, StageFailed
 from infra.lease import LEASE_FILE
+from infra.patience import SEEN_WITHIN_S, comes_true
 from infra.storage import Storage
 
-SEEN_WITHIN_S = 60.0  # a network file system may show later what another machine has written
-LOOK_AGAIN_S = 0.5
 ALLOWED = (
     "All nodes and the machine that drives the build write to one folder, which all mount at the same path, or to S3."
 )
@@ -28,7 +25,7 @@ def mark_of(output: Storage) -> bytes | None:
 
 def require_same_folder(output: Storage, mark: bytes | None) -> None:
     """Raises OutputError on a node whose folder is not the driver's, before it writes a shard that nobody will find."""
-    if mark is not None and not _comes_true(lambda: mark_of(output) == mark):
+    if mark is not None and not comes_true(lambda: mark_of(output) == mark, SEEN_WITHIN_S):
         node = socket.gethostname()
         raise OutputError(f"build.output: the node {node} does not see the driver's folder {output.url}.", ALLOWED, FIX)
 
@@ -43,19 +40,10 @@ def require_all_seen(output: Storage, shards: int) -> None:
         missing.update(expected - {entry.path for entry in output.list_files()})
         return not missing
 
-    if not _comes_true(all_seen):
+    if not comes_true(all_seen, SEEN_WITHIN_S):
         raise StageFailed(
             f"build.output: of {shards:,} written shards {len(missing):,} are not in {output.url} as this machine "
             f"sees it (there is no {min(missing)}): the dataset is not finished.",
             ALLOWED,
             FIX,
         )
-
-
-def _comes_true(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + SEEN_WITHIN_S
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(LOOK_AGAIN_S)
-    return True

@@ -1,4 +1,4 @@
-"""Tries again, for a bounded time, what a storage in trouble refuses."""
+"""Tries again, or looks again, for a bounded time: what a storage in trouble refuses, what comes to be seen later."""
 
 import random
 import time
@@ -9,6 +9,8 @@ from infra.errors import DiptychError
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 20.0
+SEEN_WITHIN_S = 60.0  # a network file system may show later what another machine has written
+LOOK_AGAIN_S = 0.5
 
 Result = TypeVar("Result")
 
@@ -37,3 +39,13 @@ def persist(
         # Many workers that fail together must not come back together.
         sleep(pause * random.uniform(0.5, 1.0))
         pause = min(2 * pause, LONGEST_PAUSE_S)
+
+
+def comes_true(condition: Callable[[], bool], within_s: float) -> bool:
+    """Whether the condition is true, or becomes so within the time; it is asked once at least."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(LOOK_AGAIN_S)
+    return True

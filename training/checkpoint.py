@@ -22,6 +22,7 @@ CHECKPOINTS_FOLDER = "checkpoints"
 # Others beside them are the user's: a copy that was kept, or notes.
 CHECKPOINT_FOLDER = re.compile(rf"{CHECKPOINTS_FOLDER}/step_(\d{{8}}|[1-9]\d{{8,}})")
 MARKER_FILE = "checkpoint.json"
+COPY_BYTES = 8 << 20  # at once
 RECEIPTS_FOLDER = "receipts"  # what each rank has written, until the marker is
 
 
@@ -202,7 +203,12 @@ def _on_this_machine(checkpoint: Storage, names: Iterable[str], scratch: Path) -
         if checkpoint.is_local:
             yield checkpoint.local_path(name)
             continue
-        copy = scratch / name
-        with checkpoint.open_stream(name) as source, copy.open("wb") as target:
-            shutil.copyfileobj(source, target, 8 << 20)
-        yield copy
+        yield copy_file(checkpoint, name, scratch)
+
+
+def copy_file(checkpoint: Storage, name: str, folder: Path) -> Path:
+    """Copies one file of the checkpoint into a folder of this machine; returns where it lies."""
+    copy = folder / name
+    with checkpoint.open_stream(name) as source, copy.open("wb") as target:
+        shutil.copyfileobj(source, target, COPY_BYTES)
+    return copy

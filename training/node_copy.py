@@ -1,6 +1,5 @@
 """Copies a checkpoint out of object storage to a node's disk, once for all ranks there, which share the work."""
 
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -9,9 +8,7 @@ from pathlib import Path
 from infra.session_folder import session_folder, sweep_dead_sessions, this_machine
 from infra.storage import Storage, storage_of
 from training.agreement import all_of, rank_and_ranks
-from training.checkpoint import MARKER_FILE, read_files
-
-COPY_BYTES = 8 << 20
+from training.checkpoint import MARKER_FILE, copy_file, read_files
 
 
 @contextmanager
@@ -55,5 +52,4 @@ def _copy_share(checkpoint: Storage, folder: Path, share: int, shares: int) -> N
     by_size = sorted(read_files(checkpoint).items(), key=lambda item: (-item[1].size_bytes, item[0]))
     names = [MARKER_FILE, *(name for name, _ in by_size)]
     for name in names[share::shares]:
-        with checkpoint.open_stream(name) as source, (folder / name).open("wb") as target:
-            shutil.copyfileobj(source, target, COPY_BYTES)
+        copy_file(checkpoint, name, folder)

@@ -4,16 +4,14 @@ A local folder that is not mounted everywhere would be another one on each node:
 together, or a rank 0 that finds no checkpoint and begins anew.
 """
 
-import time
 from secrets import token_hex
 
 from infra.errors import ConfigError
+from infra.patience import SEEN_WITHIN_S, comes_true
 from infra.storage import Storage
 from training.agreement import all_of
 
 SIGHT_FILE = "sight"  # holds a word that only the driver knows
-PATIENCE_S = 60.0  # a network file system's clients remember for so long what a folder held
-LOOK_EVERY_S = 0.5
 
 
 def show_run(run: Storage) -> str | None:
@@ -25,16 +23,14 @@ def show_run(run: Storage) -> str | None:
     return word
 
 
-def require_sight(run: Storage, word: str | None, node: str, *, patience_s: float = PATIENCE_S) -> None:
+def require_sight(run: Storage, word: str | None, node: str, *, patience_s: float = SEEN_WITHIN_S) -> None:
     """Raises ConfigError on every rank when some do not find the driver's word. Every rank calls it at once.
 
     node: this rank's, in words.
     """
     if word is None:
         return
-    until = time.monotonic() + patience_s
-    while not (is_seen := _read(run) == word) and time.monotonic() < until:
-        time.sleep(LOOK_EVERY_S)
+    is_seen = comes_true(lambda: _read(run) == word, patience_s)
     blind = sorted({where for where in all_of("" if is_seen else node) if where})
     if blind:
         raise ConfigError(

@@ -67,7 +67,6 @@ def test_a_node_with_a_folder_of_its_own_writes_no_shard(config: BuildConfig, tm
 
 def test_what_a_network_file_system_shows_late_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("datapipe.shared_output.SEEN_WITHIN_S", 60.0)
-    monkeypatch.setattr("datapipe.shared_output.LOOK_AGAIN_S", 0.0)
     output = storage_of(tmp_path)
     looks = 0
 
