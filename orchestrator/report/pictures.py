@@ -5,13 +5,12 @@ import io
 
 from PIL import Image
 
+from datapipe.config import MAX_IMAGE_PIXELS
+from datapipe.decode import DECODER_ERRORS, open_image
+
 GRID_SIDE = 176  # pixels; shown at 110–150, so that they stay sharp on dense screens
 EXAMPLE_SIDE = 136
 QUALITY = 78
-MAX_PIXELS = 100_000_000
-FORMATS = ("JPEG", "PNG", "WEBP")
-# What Pillow raises on bytes that are not the picture they claim to be.
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 
 
 def thumbnail_uri(data: bytes, side: int) -> str | None:
@@ -20,12 +19,12 @@ def thumbnail_uri(data: bytes, side: int) -> str | None:
     It is always encoded anew: nothing of the bytes, their metadata or their colour profile gets into the page.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
+        with open_image(data, MAX_IMAGE_PIXELS) as image:
+            if image.width * image.height > MAX_IMAGE_PIXELS:
                 return None
             image.draft("RGB", (side, side))
             small = _on_white(image)
-    except UNREADABLE:
+    except (Image.DecompressionBombError, *DECODER_ERRORS):
         return None
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
     small.info.clear()
