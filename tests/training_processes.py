@@ -6,6 +6,8 @@ import tempfile
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from warm_processes import warm_context
+
 from infra.storage import storage_of
 from training.config import TrainConfig
 from training.data_identity import data_identity
@@ -21,12 +23,21 @@ class TrainingProcesses:
         data = data or data_identity(config.training_sources())
         self._folder = tempfile.TemporaryDirectory()
         rendezvous = Path(self._folder.name, "rendezvous")
-        context = multiprocessing.get_context("spawn")
+        context = warm_context()
         self._results = context.Queue()
         self.processes: list[BaseProcess] = [
             context.Process(
                 target=_train,
-                args=(config.model_dump_json(), storage_of(run).url, data, str(rendezvous), rank, ranks, self._results),
+                args=(
+                    dict(os.environ),
+                    config.model_dump_json(),
+                    storage_of(run).url,
+                    data,
+                    str(rendezvous),
+                    rank,
+                    ranks,
+                    self._results,
+                ),
             )
             for rank in range(ranks)
         ]
@@ -56,6 +67,7 @@ class TrainingProcesses:
 
 
 def _train(
+    environment: dict[str, str],
     config: str,
     run: str,
     data: str | None,
@@ -71,6 +83,7 @@ def _train(
     from training.engine import initialize_deepspeed
     from training.loop import Worker, train_worker
 
+    os.environ.update(environment)
     os.environ["LOCAL_RANK"] = str(rank)
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=ranks)

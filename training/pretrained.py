@@ -158,8 +158,10 @@ def _in_open_clips_form(state: State, model: nn.Module) -> State:
     dropped += [name for name in state if name in ("input_resolution", "context_length", "vocab_size")]
     for name in dropped:
         del state[name]
+    # Before the interpolation, which is not to be had in fp16 on a CPU.
+    state = {name: value.to(own[name].dtype) if name in own else value for name, value in state.items()}
     resize_pos_embed(state, model)
-    return {name: value.to(own[name].dtype) if name in own else value for name, value in state.items()}
+    return state
 
 
 def _fit_scalars(state: State, model: nn.Module, config: TrainConfig) -> None:

@@ -1,11 +1,12 @@
-"""A few processes that are the ranks of a gloo group, kept between tests, since starting them takes seconds."""
+"""A few processes that are the ranks of a gloo group, kept between tests."""
 
-import multiprocessing
 import os
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from warm_processes import warm_context
 
 RANKS = 3
 ANSWER_S = 300
@@ -15,7 +16,7 @@ class Ranks:
     """Runs a function on the first W of the ranks at once; a `with` block ends them."""
 
     def __init__(self, folder: Path, count: int = RANKS) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = warm_context()
         self._pipes: list[Connection] = []
         self._processes = []
         for rank in range(count):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ranks import Ranks
 from safetensors.torch import save_file
 from small_datasets import make_dataset
-from test_engine import BATCH, config, make_engine, make_model, state, steps
+from test_engine import BATCH, MODEL, config, make_engine, make_model, state, steps
 
 from infra.storage import Storage, storage_of
 from training.bad_steps import MIN_REMEMBERED, REMEMBERED, BadStepJudge, BadStepRule, TrainingStopped
@@ -131,7 +131,7 @@ def test_a_gradient_that_is_not_finite_on_one_rank_changes_nothing_on_any(
 
 
 def training(place: str, **values: Any) -> TrainConfig:
-    settings: dict[str, Any] = {"model": "diptych-tiny", "global_batch_size": BATCH, "steps": 6, "checkpoint_every": 2}
+    settings: dict[str, Any] = {"model": MODEL, "global_batch_size": BATCH, "steps": 6, "checkpoint_every": 2}
     return TrainConfig(data=place, **settings | values)
 
 

@@ -1,12 +1,12 @@
 """The time in collectives: counted once, for those that wait and those that are waited for later."""
 
-import multiprocessing
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ranks import Ranks
+from warm_processes import warm_context
 
 LATE_S = 0.4
 
@@ -126,7 +126,7 @@ def in_deepspeed(rendezvous: str, results: Any) -> None:
 
 @pytest.mark.slow
 def test_deepspeeds_own_collectives_are_counted(tmp_path: Path):
-    context = multiprocessing.get_context("spawn")
+    context = warm_context()
     results = context.Queue()
     process = context.Process(target=in_deepspeed, args=(str(tmp_path / "rendezvous"), results))
     process.start()

@@ -11,15 +11,22 @@ from torch import nn
 
 from training.config import LossName, TrainConfig
 from training.engine import takes_one_pass
+from training.model import model_traits
 
 STAGES = (0, 1, 2, 3)
 # For tests that start several engines: the stages between are the slow suite's.
 FIRST_AND_LAST = (0, *(pytest.param(stage, marks=pytest.mark.slow) for stage in (1, 2)), 3)
 BATCH = 12
+MODEL = "diptych-nano"
+SIDE = model_traits(MODEL).image_size
+# DeepSpeed would keep whole, at ZeRO 3, what has fewer than 100,000 values: nearly all of a small model.
+PARTITIONS_ALL = {"zero_optimization": {"stage3_param_persistence_threshold": 1000}}
 
 
 def config(stage: int, loss: str = "clip", **values: Any) -> TrainConfig:
-    settings: dict[str, Any] = {"data": "unused", "steps": 4, "model": "diptych-tiny", "global_batch_size": BATCH}
+    settings: dict[str, Any] = {"data": "unused", "steps": 4, "model": MODEL, "global_batch_size": BATCH}
+    if stage == 3:
+        settings["deepspeed"] = PARTITIONS_ALL
     return TrainConfig(**settings | {"zero_stage": stage, "loss": LossName(loss)} | values)
 
 
@@ -45,13 +52,13 @@ def steps(engine: Any, settings: TrainConfig, first: int, last: int, rate: float
     from training.step import StepPlace, micro_batch_count, split_micro_batches, train_step
 
     ranks, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
-    traits = ModelTraits("any", 48, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    traits = ModelTraits("any", SIDE, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     mine = slice(rank * BATCH // ranks, (rank + 1) * BATCH // ranks)
     judge = BadStepJudge(BadStepRule(settings.on_bad_step, settings.divergence_factor, settings.max_bad_steps))
     results = []
     for step in range(first, last):
         chance = torch.Generator().manual_seed(step)
-        images = torch.randint(0, 256, (BATCH, 3, 48, 48), generator=chance, dtype=torch.uint8)[mine]
+        images = torch.randint(0, 256, (BATCH, 3, SIDE, SIDE), generator=chance, dtype=torch.uint8)[mine]
         tokens = torch.randint(1, 49000, (BATCH, 20), generator=chance)[mine]
         parts = split_micro_batches(images, tokens, micro_batch_count(len(images), settings.micro_batch_size))
         results.append(train_step(engine, settings.loss, traits, parts, rate, StepPlace(0, step, rank), judge))
@@ -217,7 +224,7 @@ def test_a_training_goes_on_at_another_zero_stage(ranks: Ranks, first: int, seco
 
 def encoded(encode: Any) -> tuple[torch.Tensor, torch.Tensor]:
     chance = torch.Generator().manual_seed(99)
-    pictures = torch.randn(6, 3, 48, 48, generator=chance)
+    pictures = torch.randn(6, 3, SIDE, SIDE, generator=chance)
     tokens = torch.randint(1, 49000, (6, 20), generator=chance)
     with torch.no_grad():
         images, texts = encode(pictures, tokens)[:2]

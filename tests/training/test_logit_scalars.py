@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from ranks import Ranks
-from test_engine import BATCH, FIRST_AND_LAST, STAGES, config, make_engine, make_model, state, steps
+from test_engine import BATCH, FIRST_AND_LAST, SIDE, STAGES, config, make_engine, make_model, state, steps
 
 LOG_OF_100 = torch.tensor(math.log(100.0)).item()  # in fp32
 
@@ -42,7 +42,7 @@ def gradients_of_one_process(loss: str) -> tuple[dict[str, float], float]:
     """Of the scalars over the whole batch, and the norm of the towers'."""
     model = make_model(config(0, loss))
     chance = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (BATCH, 3, 48, 48), generator=chance, dtype=torch.uint8)
+    images = torch.randint(0, 256, (BATCH, 3, SIDE, SIDE), generator=chance, dtype=torch.uint8)
     tokens = torch.randint(1, 49000, (BATCH, 20), generator=chance)
     of_images, of_texts, scale, *bias = model((images.float() / 255 - 0.5) / 0.25, tokens)
     logits = scale * of_images @ of_texts.T

@@ -6,15 +6,16 @@ from typing import Any
 import pytest
 import torch
 from ranks import Ranks
-from test_engine import BATCH, STAGES, config, make_engine, make_model, steps
+from test_engine import BATCH, MODEL, SIDE, STAGES, config, make_engine, make_model, steps
 
-from training.config import TrainConfig
+from training.architectures import architecture_of
 from training.memory import activation_bytes, plan_memory, saved_bytes, state_bytes
 from training.model_size import size_of
 from training.plan import plan_training
 from training.small_models import SMALL_ARCHITECTURES
 
-WIDTH = 192  # D of diptych-tiny
+WIDTH = architecture_of(MODEL)["embed_dim"]
+DEEP = {"model": "diptych-tiny"}
 PARTS = ("weights", "masters", "gradients", "bucket", "moments", "average")
 
 
@@ -37,7 +38,7 @@ def measured(_group: Any, stage: int, values: dict[str, Any]):
     inner = optimizer if stage == 0 else optimizer.optimizer
     moments = storage_bytes(state[key] for state in inner.state.values() for key in ("exp_avg", "exp_avg_sq"))
     average = storage_bytes(engine._average._averages) if engine._average else 0
-    features = engine.encode(torch.randn(4, 3, 48, 48).to(engine.dtype), torch.ones(4, 20).long())
+    features = engine.encode(torch.randn(4, 3, SIDE, SIDE).to(engine.dtype), torch.ones(4, 20).long())
     engine.backward(global_loss(settings.loss, *features, engine.scalars))
     if stage == 0:
         gradients = storage_bytes(p.grad for p in engine.module.parameters() if p.grad is not None)
@@ -55,7 +56,7 @@ def measured(_group: Any, stage: int, values: dict[str, Any]):
 @pytest.mark.parametrize("values", [{}, {"precision": "bf16", "ema_decay": 0.9}], ids=["fp32", "bf16 with average"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_weights_gradients_and_optimizer_take_what_the_formula_says(ranks: Ranks, stage: int, values: dict[str, Any]):
-    size = size_of("diptych-tiny")
+    size = size_of(MODEL)
     formula = state_bytes(config(stage, **values), size.image + size.text, 0, 3)
     of_ranks = ranks.run(measured, [(stage, values)] * 3)
     for part, found, expected in zip(PARTS, zip(*of_ranks, strict=True), formula, strict=True):
@@ -64,7 +65,7 @@ def test_weights_gradients_and_optimizer_take_what_the_formula_says(ranks: Ranks
 
 
 def test_an_offloaded_optimizer_is_counted_in_the_nodes_memory_and_not_in_the_gpus():
-    size = size_of("diptych-tiny")
+    size = size_of(MODEL)
     values = {"precision": "bf16", "ema_decay": 0.9, "micro_batch_size": 1}
     plain, offloaded = (
         plan_training(config(2, use_gpu=True, optimizer_offload=offload, **values), 1000) for offload in (False, True)
@@ -96,11 +97,11 @@ def test_the_probe_finds_what_a_real_forward_pass_saves(name: str):
 
 
 def test_recomputed_activations_and_locked_towers_save_memory():
-    plain = activation_bytes(config(0), BATCH)
-    assert activation_bytes(config(0, activation_checkpointing=True), BATCH) < plain / 2
-    assert activation_bytes(config(0, lock={"image": True}), BATCH) < plain / 2
-    assert activation_bytes(config(0, patch_dropout=0.75), BATCH) < plain
-    assert activation_bytes(TrainConfig(data="x", steps=1, model="diptych-tiny", precision="bf16"), BATCH) < plain
+    plain = activation_bytes(config(0, **DEEP), BATCH)
+    assert activation_bytes(config(0, **DEEP, activation_checkpointing=True), BATCH) < plain / 2
+    assert activation_bytes(config(0, **DEEP, lock={"image": True}), BATCH) < plain / 2
+    assert activation_bytes(config(0, **DEEP, patch_dropout=0.75), BATCH) < plain
+    assert activation_bytes(config(0, **DEEP, precision="bf16"), BATCH) < plain
 
 
 def features_between_backwards(_group: Any, values: dict[str, Any]) -> tuple[int, int]:

@@ -12,15 +12,19 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from saved_checkpoints import save_weights
-from test_engine import config
+from test_engine import config as any_config
 from torch import nn
 
 from infra.errors import ConfigError
 from infra.storage import Storage
 from training.checkpoint import CheckpointState
-from training.config import LossName
+from training.config import LossName, TrainConfig
 from training.model import create_model, model_to_train
 from training.model_size import tower_of
+
+
+def config(stage: int, loss: str = "clip", **values: Any) -> TrainConfig:
+    return any_config(stage, loss, **{"model": "diptych-tiny"} | values)
 
 
 def trained(name: str = "diptych-tiny", loss: str = "clip") -> dict[str, torch.Tensor]:
@@ -176,14 +180,15 @@ def test_a_folder_whose_description_is_broken_is_refused(tmp_path: Path, content
         model_to_train(config(1, pretrained=str(tmp_path)))
 
 
-def test_positions_are_interpolated_to_another_picture_size(tmp_path: Path):
-    state = trained()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_positions_are_interpolated_to_another_picture_size(tmp_path: Path, dtype: torch.dtype):
+    state = {name: value.to(dtype) for name, value in trained().items()}
     positions = state["visual.positional_embedding"]  # 1 + 6×6
     smooth = torch.linspace(0, 1, 4)[:, None, None].expand(4, 4, positions.shape[1]).reshape(16, -1)
-    state["visual.positional_embedding"] = torch.cat((positions[:1], smooth))
+    state["visual.positional_embedding"] = torch.cat((positions[:1], smooth.to(dtype)))
     torch.save(state, tmp_path / "small.pt")
     found = model_to_train(config(1, pretrained=str(tmp_path / "small.pt"))).visual.positional_embedding
-    assert found.shape == positions.shape and torch.equal(found[0], positions[0])
+    assert found.shape == positions.shape and torch.equal(found[0], positions[0].float())
     column = found[1:].reshape(6, 6, -1)[:, 0, 0]
     assert bool((column.diff() > 0).all()) and math.isclose(float(column.detach().mean()), 0.5, abs_tol=0.02)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from ranks import Ranks
 from small_datasets import make_dataset
-from test_engine import FIRST_AND_LAST, config, make_engine, make_model, state, steps
+from test_engine import FIRST_AND_LAST, MODEL, config, make_engine, make_model, state, steps
 
 from infra.append_log import AppendLog
 from infra.errors import ConfigError
@@ -46,7 +46,7 @@ def runs_of_towers(_group: Any, place: str) -> list[dict[str, int]]:
     engine, runs = make_engine(config(0)), {"image": 0, "text": 0}
     for tower, layer in (("image", engine.module.visual), ("text", engine.module.transformer)):
         layer.register_forward_hook(lambda *_, tower=tower: runs.update({tower: runs[tower] + 1}))
-    with RankEncoder(engine, model_traits("diptych-tiny"), batch_size=3) as encoder:
+    with RankEncoder(engine, model_traits(MODEL), batch_size=3) as encoder:
         encoder.encode_pictures(select(DataSource(path=place)))
         of_pictures = dict(runs)
         encoder.encode_texts(TEXTS)
