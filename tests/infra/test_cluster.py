@@ -63,6 +63,7 @@ def test_a_cluster_is_quiet_keeps_its_logs_and_leaves_nothing_behind(tmp_path: P
     short_folder(tmp_path).rmdir()
 
 
+@pytest.mark.slow
 def test_kill_9_of_the_driver_takes_its_cluster_along_and_the_next_start_sweeps(tmp_path: Path):
     driver = start(tmp_path, "time.sleep(600)")
     assert driver.stdout is not None and driver.stdout.readline()

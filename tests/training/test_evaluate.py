@@ -47,6 +47,7 @@ class Other:
         return True
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_finds_no_room_tells_so_and_begins_once_there_is(
     ray_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -57,7 +57,7 @@ def gradients_of_one_process(loss: str) -> tuple[dict[str, float], float]:
     return scalars, sum(squares) ** 0.5
 
 
-@pytest.mark.parametrize("micro_batch_size", [None, 2])
+@pytest.mark.parametrize("micro_batch_size", [pytest.param(None, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize("loss", ["clip", "siglip"])
 @pytest.mark.parametrize("stage", FIRST_AND_LAST)
 def test_the_scalars_get_the_gradient_of_one_process_clipped_as_the_towers_is(

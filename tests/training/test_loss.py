@@ -246,6 +246,7 @@ def test_siglip_has_its_published_values(matched: bool, golden: float, dtype: to
     assert loss.item() == pytest.approx(golden, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_siglips_own_batch_at_its_start_has_the_published_value():
     rows = torch.zeros(32_768, 1)  # all logits are the bias
     assert siglip_loss(rows, rows, torch.tensor(10.0), torch.tensor(-10.0)).item() == pytest.approx(11.487631, rel=1e-6)
