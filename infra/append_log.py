@@ -14,6 +14,7 @@ from infra.storage import Storage
 SEGMENTS_SUFFIX = ".parts"
 SEGMENT_BYTES = 1 << 20
 FLUSH_EVERY_S = 5.0
+TAIL_BYTES = 1 << 16
 
 
 class AppendLog:
@@ -102,6 +103,24 @@ def read_log(storage: Storage, path: str) -> bytes:
     if storage.is_local:
         return storage.read_bytes(path) if storage.exists(path) else b""
     return b"".join(storage.read_bytes(entry.path) for entry in storage.list_files(path + SEGMENTS_SUFFIX))
+
+
+def read_tail(storage: Storage, path: str, length: int = TAIL_BYTES) -> bytes:
+    """The newest lines, of at most `length` bytes, whole at their beginning; empty when there is no log."""
+    if storage.is_local:
+        size = storage.size_bytes(path)
+        parts = [] if size is None else [(path, size)]
+    else:
+        parts = [(entry.path, entry.size_bytes) for entry in storage.list_files(path + SEGMENTS_SUFFIX)]
+    tail = b""
+    for part, size in reversed(parts):
+        if len(tail) == length:
+            break
+        start = max(0, size - (length - len(tail)))
+        tail = storage.read_range(part, start, size - start) + tail
+        if start:
+            return tail[tail.find(b"\n") + 1 :]
+    return tail
 
 
 def _new_segment(path: str) -> str:

@@ -104,12 +104,12 @@ class ConfiguredStages:
 
 def read_status(folder: Storage) -> RunStatus:
     """How the run in `folder` stands. Raises ConfigError when there is none, InputError for unreadable records."""
-    from training.records import read_metrics
+    from training.records import newest_metrics
 
     identity = read_identity(folder)
     events = read_events(folder)
     standing = standing_of(read_facts(folder, events), time.time())
-    metrics = read_metrics(folder)
+    metrics = newest_metrics(folder)
     numbers = drive_numbers(folder)
     done = stages_done(folder)
     configured = read_configured_stages(folder)
@@ -123,8 +123,8 @@ def read_status(folder: Storage) -> RunStatus:
         stages=stages,
         stages_done=done,
         restarts=tuple(restarts_of(events)),
-        step=metrics[-1].step if metrics else None,
-        loss=metrics[-1].loss if metrics else None,
+        step=metrics.step if metrics else None,
+        loss=metrics.loss if metrics else None,
         checkpoint=newest_checkpoint(folder),
         node_hours=sum(stage.node_hours for stage in stages),
         version=identity.get("versions", {}).get("diptych"),

@@ -22,7 +22,7 @@ from training.data_identity import data_identity
 from training.deepspeed_settings import with_settings_inside
 from training.evaluate import parts_to_score, require_score, validation_of
 from training.model_names import check_hub_packages, check_model_name
-from training.records import PLAN_FILE, read_metrics
+from training.records import PLAN_FILE, newest_metrics
 from training.reservations import free_reservations
 from training.restarts import Restarts, steps_done
 from training.room import require_room, uses_gpu
@@ -264,5 +264,5 @@ def _result(run: Storage, steps: int) -> TrainResult:
             "Its checkpoints are kept.",
             "Read the workers' logs; run the same command again and it goes on.",
         )
-    metrics = read_metrics(run)
-    return TrainResult(path, done, metrics[-1].loss if metrics else None)
+    metrics = newest_metrics(run)
+    return TrainResult(path, done, metrics.loss if metrics else None)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from infra.append_log import read_log
+from infra.append_log import read_log, read_tail
 from infra.json_record import known_fields
 from infra.storage import Storage
 
@@ -103,6 +103,12 @@ def read_metrics(run: Storage) -> list[StepMetrics]:
         if metrics.step not in by_step or metrics.attempt >= by_step[metrics.step].attempt:
             by_step[metrics.step] = metrics
     return [by_step[step] for step in sorted(by_step)]
+
+
+def newest_metrics(run: Storage) -> StepMetrics | None:
+    """Of the step that was done last; a training of weeks is not read whole for it."""
+    newest = parse_metrics(read_tail(run, METRICS_FILE))
+    return max(newest, key=lambda metrics: (metrics.attempt, metrics.step), default=None)
 
 
 def parse_metrics(lines: bytes) -> Iterator[StepMetrics]:

@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from fault_proxy import FaultProxy
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from object_store import ObjectStore
 from store_client import UseStore
 
-from infra.append_log import SEGMENT_BYTES, SEGMENTS_SUFFIX, AppendLog, read_log
+from infra.append_log import SEGMENT_BYTES, SEGMENTS_SUFFIX, AppendLog, read_log, read_tail
 from infra.errors import StorageFailed
 from infra.storage import Storage, storage_of
 
@@ -38,6 +39,23 @@ def test_lines_are_read_in_the_order_of_their_writing_over_several_openings(tmp_
     append(storage)
     append(storage, "three")
     assert lines(storage) == ["one", "zwei …", "three"]
+
+
+@pytest.mark.parametrize("place", ["disk", "s3"])
+def test_the_tail_is_the_newest_whole_lines(place: str, store: ObjectStore, tmp_path: Path):
+    storage = storage_of(tmp_path) if place == "disk" else storage_of(store.url(f"tail-{uuid4().hex}"))
+    assert read_tail(storage, LOG) == b""
+    for texts in (["one", "two"], ["three", "four"], ["five"]):
+        append(storage, *texts)
+    whole = read_log(storage, LOG)
+    for length in range(len(whole) + 2):
+        tail = read_tail(storage, LOG, length)
+        assert len(tail) <= length and whole.endswith(tail)
+        left = whole.removesuffix(tail)
+        assert left.endswith(b"\n") or not left
+        # No line more has room, but one that just fits: where a cut falls is not looked at.
+        assert not left or len(tail) + len(left.splitlines(keepends=True)[-1]) >= length
+    assert read_tail(storage, LOG) == whole
 
 
 def test_a_local_line_is_there_at_once_for_other_processes(tmp_path: Path):
