@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datapipe.columns import is_good
+from datapipe.columns import has_text_everywhere, is_good
 from datapipe.image_column import ImageColumn
 from infra.errors import CorruptData, InputError, first_line
 from infra.storage import Storage, storage_of
@@ -122,9 +122,23 @@ class Dataset:
         Raises CorruptData when the table cannot be read.
         """
         with self._open_table(shard) as file:
-            present = file.schema_arrow.names
-            wanted = [name for name in present if name != self.image_column] if columns is None else columns
-            table = file.read(columns=[name for name in wanted if name in present])
+            return self._rows_of(file, shard, columns)
+
+    def read_rows_to_choose(self, shard: int, columns: list[str], texts: list[str]) -> tuple[pa.Table, bool]:
+        """`columns` of the shard's table, and whether each row has a text in one of `texts` by the file's statistics.
+
+        Where they don't say so, the table has the columns `texts` too: they take most of the room. Raises CorruptData
+        when the table cannot be read.
+        """
+        with self._open_table(shard) as file:
+            is_filled = any(has_text_everywhere(file.metadata, name) for name in texts)
+            wanted = columns if is_filled else [*columns, *texts]
+            return self._rows_of(file, shard, list(dict.fromkeys(wanted))), is_filled
+
+    def _rows_of(self, file: pq.ParquetFile, shard: int, columns: list[str] | None) -> pa.Table:
+        present = file.schema_arrow.names
+        wanted = [name for name in present if name != self.image_column] if columns is None else columns
+        table = file.read(columns=[name for name in wanted if name in present])
         for name in dict.fromkeys(wanted):
             if name not in present:
                 if name in {"key", "status", "image_offset", "image_length", self.image_column}:

@@ -1,11 +1,15 @@
 """Lets all ranks know what each of them has seen, so that they decide alike: at the end of each step, and elsewhere."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, fields
 from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
 
+from infra.errors import DiptychError
+
+Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 MASK = (1 << 63) - 1
@@ -57,6 +61,28 @@ def all_of(value: Value) -> list[Value]:
     values: list[Value | None] = [None] * ranks
     dist.all_gather_object(values, value)
     return cast("list[Value]", values)
+
+
+def shared_out(items: Sequence[Item], work: Callable[[Sequence[Item]], list[Value]]) -> list[Value]:
+    """What `work` makes of each of the items, of which each rank does its share; every rank calls it at once.
+
+    What one of them raises of our own errors, all do.
+    """
+    rank, ranks = rank_and_ranks()
+    own: list[Value] | DiptychError
+    try:
+        own = work(items[rank::ranks])
+    except DiptychError as error:
+        if ranks == 1:
+            raise
+        own = error
+    shares = all_of(own)
+    done: list[list[Value]] = []
+    for share in shares:
+        if isinstance(share, DiptychError):
+            raise share
+        done.append(share)
+    return [done[number % ranks][number // ranks] for number in range(len(items))]
 
 
 def any_rank(is_so: bool, device: torch.device) -> bool:

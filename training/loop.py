@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from infra.append_log import AppendLog
 from infra.storage import Storage
-from training.agreement import StepFacts, any_rank, gather_facts, total_digest
+from training.agreement import StepFacts, any_rank, gather_facts, shared_out, total_digest
 from training.bad_steps import BadStepJudge, BadStepRule, TrainingStopped
 from training.best import write_best
 from training.board import DATA_PHASE, Heartbeat
@@ -77,7 +77,7 @@ def train_worker(config: TrainConfig, run: Storage, worker: Worker) -> None:
     """
     if worker.rank == 0:
         sweep_uncommitted(run)
-    samples, order = select_training(config)
+    samples, order = select_training(config, shared_out)
     require_same_data(config.training_sources(), worker.data)
     plan = length_of(config, order.places)
     attempt, token = _begin_attempt(run, worker)

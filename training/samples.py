@@ -8,7 +8,7 @@ import numpy as np
 from infra.errors import ConfigError
 from training.config import MixedSource, TrainConfig
 from training.mixture import Mixture, mixture_by_repetition, mixture_by_weight
-from training.selection import Integers, Selection, select
+from training.selection import Integers, Selection, ShareOut, all_here, select
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class Samples:
         return int(self._ends[source]) - len(self.selections[source])
 
 
-def select_training(config: TrainConfig) -> tuple[Samples, Mixture]:
-    """The samples of a training, and their order. Raises as `select` does."""
+def select_training(config: TrainConfig, share_out: ShareOut = all_here) -> tuple[Samples, Mixture]:
+    """The samples of a training, and their order. Arguments and errors are those of `select`."""
     sources = config.training_sources()
-    samples = Samples(tuple(select(source) for source in sources))
+    samples = Samples(tuple(select(source, share_out) for source in sources))
     return samples, _mixture(config, sources, [len(selection) for selection in samples.selections])
 
 

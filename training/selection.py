@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +26,8 @@ Integers = npt.NDArray[np.int64]
 # Rows in increasing order: a range where none is left out, which takes no memory, else the smallest unsigned numbers.
 Rows = range | npt.NDArray[np.unsignedinteger[Any]]
 HASH_RANGE = float(1 << 64)
+# Has the work done for each of some shards, all here or by ranks that share it out.
+ShareOut = Callable[[Sequence[int], Callable[[Sequence[int]], list[Rows]]], list[Rows]]
 
 
 @dataclass(frozen=True)
@@ -69,17 +71,27 @@ class Selection:
         return Selection(self.dataset, shards, indices, self.captions)
 
 
-def select(source: DataSource) -> Selection:
+def all_here(shards: Sequence[int], work: Callable[[Sequence[int]], list[Rows]]) -> list[Rows]:
+    """Nobody shares the work."""
+    return work(shards)
+
+
+def select(source: DataSource, share_out: ShareOut = all_here) -> Selection:
     """The samples that `source` means; those without a caption are left out.
 
+    share_out: `agreement.shared_out` for the ranks of a training, which then call it at once.
     Raises InputError for a place without a dataset, ConfigError for unknown columns and an empty selection.
     """
     dataset = Dataset.open(source.path)
     view = None if source.view is None else read_view(dataset, source.view)
     _require_columns(dataset, source)
     filled = [shard for shard, samples in enumerate(dataset.manifest.shard_samples) if samples]
-    with ThreadPoolExecutor(SHARDS_AT_ONCE) as threads:
-        found = list(threads.map(lambda shard: _select_in_shard(dataset, shard, source, view), filled))
+
+    def select_in(shards: Sequence[int]) -> list[Rows]:
+        with ThreadPoolExecutor(SHARDS_AT_ONCE) as threads:
+            return list(threads.map(lambda shard: _select_in_shard(dataset, shard, source, view), shards))
+
+    found = share_out(filled, select_in)
     shards = [shard for shard, chosen in zip(filled, found, strict=True) if len(chosen)]
     if not shards:
         raise ConfigError(
@@ -120,10 +132,13 @@ def in_least_memory(chosen: Integers, samples: int) -> Rows:
 def _select_in_shard(dataset: Dataset, shard: int, source: DataSource, view: View | None) -> Rows:
     parts = source.part is not SamplePart.ALL and source.held_out > 0
     keys = ["key"] if parts else []  # each is told from all others, so that they take the most room of all
-    rows = dataset.read_rows(shard, list(dict.fromkeys([*keys, "status", *source.captions, *source.where])))
+    rows, have_texts = dataset.read_rows_to_choose(shard, [*keys, "status", *source.where], source.captions)
     is_sample = is_good(rows)
     good = rows.filter(is_sample)
-    chosen = functools.reduce(pc.or_, [_has_text(good[column], column) for column in source.captions])
+    if have_texts:
+        chosen = pa.chunked_array([np.ones(len(good), dtype=bool)])
+    else:
+        chosen = functools.reduce(pc.or_, [_has_text(good[column], column) for column in source.captions])
     for column, value in source.where.items():
         chosen = pc.and_(chosen, pc.fill_null(fulfils(good[column], value, f"data.where.{column}"), False))
     mask = chosen.to_numpy(zero_copy_only=False).astype(bool)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from infra.append_log import AppendLog
 from infra.errors import ConfigError
 from infra.storage import Storage
+from training.agreement import shared_out
 from training.best import Best, read_best
 from training.config import TrainConfig
 from training.engine import Engine
@@ -46,7 +47,7 @@ class Validator:
         if config.validate_every is not None:
             self._settings, held_out = validation_of(config)
             parts = parts_to_score(self._settings, held_out)
-            self._selections = {name: select(source) for name, source in parts.items()}
+            self._selections = {name: select(source, shared_out) for name, source in parts.items()}
             zero_shot = self._settings.zero_shot
             if zero_shot is not None:
                 say_once = say if log is not None else (lambda _: None)

@@ -99,3 +99,31 @@ def test_a_tar_that_is_gone_is_told(tmp_path: Path):
     (tmp_path / "shapes" / "00000.tar").unlink()
     with pytest.raises(CorruptData, match=r"00000\.tar cannot be read"):
         dataset.open_shard(0, ["key"])
+
+
+CAPTIONS: dict[str, tuple[pa.Array, bool, dict[str, Any]]] = {
+    "each has one": (pa.array(["a", "ü", " ", "\0"] * 10), True, {}),
+    "large texts": (pa.array(["x" * 1000, "b"] * 20, pa.large_string()), True, {}),
+    "too long for statistics": (pa.array(["x" * 10_000, "b"] * 20), False, {}),
+    "in several row groups": (pa.array(["a"] * 40), True, {"row_group_size": 7}),
+    "one is empty": (pa.array(["a"] * 39 + [""]), False, {"row_group_size": 7}),
+    "one is null": (pa.array(["a"] * 39 + [None]), False, {"row_group_size": 7}),
+    "without statistics": (pa.array(["a"] * 40), False, {"write_statistics": False}),
+    "lists": (pa.array([["a"]] * 40), False, {}),
+    "numbers": (pa.array([7] * 40), False, {}),
+    "bytes": (pa.array([b"a"] * 40), False, {}),
+    "nothing": (pa.nulls(40), False, {}),
+}
+
+
+@pytest.mark.parametrize("kind", CAPTIONS)
+def test_captions_are_not_read_where_the_files_statistics_say_that_each_row_has_one(tmp_path: Path, kind: str):
+    values, is_filled, options = CAPTIONS[kind]
+    dataset = Dataset.open(make_dataset(tmp_path / "shapes", shards=1, rows=40))
+    file = tmp_path / "shapes" / "00000.parquet"
+    table = pq.read_table(file)
+    pq.write_table(table.set_column(table.schema.get_field_index("caption"), "caption", values), file, **options)
+    rows, found = dataset.read_rows_to_choose(0, ["status"], ["caption"])
+    assert found is is_filled and rows.column_names == (["status"] if is_filled else ["status", "caption"])
+    assert dataset.read_rows_to_choose(0, ["status"], ["gone", "caption"])[1] is is_filled
+    assert dataset.read_rows_to_choose(0, ["caption"], ["caption"])[0].column_names == ["caption"]
