@@ -79,7 +79,9 @@ class _Scorer:
         import torch
 
         from training.model import Tokenizer
+        from training.precision import multiply_in_full_precision
 
+        multiply_in_full_precision()
         self._threads = device.threads
         torch.set_num_threads(device.threads)
         module, self._traits = load_scoring_model(config)

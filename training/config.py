@@ -372,6 +372,11 @@ class TrainConfig(FiniteSettings):
         """The most workers that it trains with."""
         return self.workers if isinstance(self.workers, int) else self.workers[1]
 
+    @property
+    def group_timeout_s(self) -> float:
+        """After so long a rank gives up the others. One that waits for another that is loading is not hung."""
+        return 4 * self.hang_timeout_s
+
     def training_sources(self) -> list[MixedSource]:
         """The samples that training sees, by dataset."""
         given = self.data if isinstance(self.data, list) else [self.data]

@@ -173,17 +173,16 @@ class Engine:
     def averaged(self) -> Iterator[None]:
         """Inside, the model encodes with the averaged weights, where there are some; after it all is as before.
 
-        Every rank enters and leaves at once.
+        Every rank enters and leaves at once. After an error the model keeps the average: to put the weights back is the
+        work of all ranks, and those that met no error are elsewhere.
         """
         if self._average is None:
             yield
             return
-        try:
-            with self._average.in_place():
-                self._masters.copy_to_model()
-                yield
-        finally:
+        with self._average.in_place():
             self._masters.copy_to_model()
+            yield
+        self._masters.copy_to_model()
 
     def restore_average(self, weights: dict[str, Tensor], step: int) -> None:
         """Puts back the averaged weights; before `restore`, which puts back the masters in whose place they come."""

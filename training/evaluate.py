@@ -131,6 +131,9 @@ def _evaluate_remotely(
     yield None
     import torch
 
+    from training.precision import multiply_in_full_precision
+
+    multiply_in_full_precision()
     # What is free of the node stands idle otherwise; what others take of it later is shared with them.
     torch.set_num_threads(max(1, cpus + (0 if use_gpu else _free_cores_here())))
     yield _evaluated(settings, checkpoint, parts, use_gpu)

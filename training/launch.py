@@ -31,8 +31,6 @@ from training.watch import TrainingWatch
 
 WATCH_EVERY_S = 0.5
 STOP_PATIENCE_S = 120.0  # for a checkpoint after SIGTERM
-# A rank that waits for one that is loading is not hung.
-GROUP_TIMEOUT_FACTOR = 4
 HEALTH_TIMEOUT_VARIABLE = "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"
 # Read by libraries in the worker when they are loaded.
 WORKER_ENVIRONMENT = {
@@ -201,9 +199,7 @@ def _fit(
             fence=fence,
             sight=show_run(run),
         ),
-        torch_config=TorchConfig(
-            backend="nccl" if use_gpu else "gloo", timeout_s=round(GROUP_TIMEOUT_FACTOR * config.hang_timeout_s)
-        ),
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=round(config.group_timeout_s)),
         scaling_config=ScalingConfig(
             num_workers=config.workers,
             elastic_resize_monitor_interval_s=config.resize_check_s,

@@ -7,7 +7,7 @@ together, or a rank 0 that finds no checkpoint and begins anew.
 from secrets import token_hex
 
 from infra.errors import ConfigError
-from infra.patience import SEEN_WITHIN_S, comes_true
+from infra.patience import comes_true
 from infra.storage import Storage
 from training.agreement import all_of
 
@@ -23,10 +23,10 @@ def show_run(run: Storage) -> str | None:
     return word
 
 
-def require_sight(run: Storage, word: str | None, node: str, *, patience_s: float = SEEN_WITHIN_S) -> None:
+def require_sight(run: Storage, word: str | None, node: str, *, patience_s: float) -> None:
     """Raises ConfigError on every rank when some do not find the driver's word. Every rank calls it at once.
 
-    node: this rank's, in words.
+    node: this rank's, in words. patience_s: for a file system that shows late what another machine has written.
     """
     if word is None:
         return

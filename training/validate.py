@@ -77,7 +77,8 @@ class Validator:
         deciding = self._deciding(scores)
         value = _of_rank_zero(deciding.value, self._device)
         # A step that is done again after a restart is as good as it was.
-        is_best = self.best is None or value > self.best.value or step == self.best.step
+        best = self.best if self.best and self.best.score == deciding.name else None
+        is_best = best is None or value > best.value or step == best.step
         if is_best:
             self.best = Best(step, deciding.name, value)
         if self._log is not None:

@@ -12,6 +12,7 @@ import numpy as np
 import ray.train
 import torch
 
+from infra.patience import SEEN_WITHIN_S
 from infra.place import this_place
 from infra.storage import Storage
 from training.bad_steps import TrainingStopped
@@ -19,6 +20,7 @@ from training.communication import measure_communication
 from training.config import TrainConfig
 from training.engine import initialize_deepspeed
 from training.loop import Worker, train_worker
+from training.precision import multiply_in_full_precision
 from training.preemption import heeding_sigterm
 from training.sight import require_sight
 
@@ -63,7 +65,9 @@ def run_worker(raw: dict[str, Any]) -> None:
     try:
         with heeding_sigterm():
             run = Storage(settings.run)
-            require_sight(run, settings.sight, this_place().node_words)
+            # Ends while the others still wait for this rank.
+            patience_s = min(SEEN_WITHIN_S, config.group_timeout_s / 2)
+            require_sight(run, settings.sight, this_place().node_words, patience_s=patience_s)
             train_worker(config, run, worker)
     except TrainingStopped as error:
         # Ray Train would start the group again, only to come to the same step.
@@ -101,14 +105,6 @@ def cores_of(local_rank: int, local_ranks: int, cores: list[int]) -> list[int]:
     """The cores of one worker of a machine: an even share of those that there are, at least one."""
     first, after = local_rank * len(cores) // local_ranks, (local_rank + 1) * len(cores) // local_ranks
     return cores[first:after] or [cores[first]]
-
-
-def multiply_in_full_precision() -> None:
-    """Makes products of fp32 matrices fp32 products, as they are by default: train.precision says what they are.
-
-    NVIDIA's images set TORCH_ALLOW_TF32_CUBLAS_OVERRIDE, which makes them TF32 with its 10 bits.
-    """
-    torch.set_float32_matmul_precision("highest")
 
 
 def seed_process(seed: int) -> None:

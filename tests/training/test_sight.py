@@ -41,7 +41,7 @@ def test_nodes_that_do_not_see_it_are_named_by_every_rank_and_nothing_is_written
 
 def test_object_storage_is_seen_by_all(tmp_path: Path):
     assert show_run(Storage("s3://bucket/runs/birds")) is None
-    require_sight(storage_of(tmp_path), None, "node a")
+    require_sight(storage_of(tmp_path), None, "node a", patience_s=0)
 
 
 def test_such_a_folder_ends_the_training_as_the_users_mistake(tmp_path: Path):

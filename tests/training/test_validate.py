@@ -1,6 +1,6 @@
 """Scoring in the middle of a training: the model's own features on every rank, and nothing left changed."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from test_engine import FIRST_AND_LAST, MODEL, config, make_engine, make_model, 
 
 from infra.append_log import AppendLog
 from infra.errors import ConfigError
+from infra.patience import comes_true
 from infra.storage import Storage, storage_of
-from training.best import Best
+from training.best import Best, write_best
 from training.config import DataSource
 from training.evaluation_pictures import evaluation_pictures
 from training.loader import normalize
@@ -164,3 +165,35 @@ def test_the_average_is_scored_unless_it_is_not_to_be_evaluated(
 def test_an_unknown_score_to_go_by_is_refused_with_those_there_are(ranks: Ranks, place: str, tmp_path: Path):
     with pytest.raises(ConfigError, match=r"best_score: got 'accuracy'.\n.*text_to_image_recall@1, "):
         ranks.run(validated, [(place, str(tmp_path), {"best_score": "accuracy"})] * 3)
+
+
+def judged_by_another_score(_group: Any, place: str, run: str) -> tuple[list[bool], Any]:
+    from training.validate import Validator
+
+    settings = config(1, data=place, validate_every=5, validation={"retrieval": {"data": place}})
+    validator = Validator(settings, Storage(run), make_engine(settings), model_traits(settings.model), None, print)
+    return [validator.validate(10), validator.validate(15)], validator.best
+
+
+def test_what_another_score_found_best_is_not_compared_with(ranks: Ranks, place: str, tmp_path: Path):
+    write_best(storage_of(tmp_path), Best(5, "zero_shot_accuracy", 1.0))
+    for are_best, best in ranks.run(judged_by_another_score, [(place, str(tmp_path))] * 3):
+        assert are_best == [True, False] and (best.step, best.score) == (10, "text_to_image_recall@1")
+
+
+def rank_one_fails_within_the_average(_group: Any, stage: int, place: str) -> bool:
+    """Whether rank 1, which alone meets an error, is out of the block while the others are in it."""
+    engine, is_out = make_engine(config(stage, ema_decay=0.9)), Path(place, "out")
+    is_seen = True
+    with suppress(ConfigError), engine.averaged():
+        if torch.distributed.get_rank() != 1:
+            is_seen = comes_true(is_out.exists, 60)
+        raise ConfigError("a picture cannot be read", "", "")
+    is_out.touch()
+    return is_seen
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_an_error_of_one_rank_in_a_validation_comes_out_at_once(ranks: Ranks, tmp_path: Path, stage: int):
+    """To put the weights back it would wait for ranks that never come, and the error would never be heard of."""
+    assert ranks.run(rank_one_fails_within_the_average, [(stage, str(tmp_path))] * 3) == [True] * 3

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from infra.storage import Storage
 from training.config import TrainConfig
-from training.worker import WorkerSettings, cores_of, multiply_in_full_precision, seed_process, settings_for
+from training.precision import multiply_in_full_precision
+from training.worker import WorkerSettings, cores_of, seed_process, settings_for
 
 cores = st.sets(st.integers(0, 255), min_size=1, max_size=64).map(sorted)
 
