@@ -1,5 +1,6 @@
 """Classification by the nearest class prompt."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -38,7 +39,7 @@ def score_zero_shot(config: ZeroShotConfig, selection: Selection, encoder: Featu
 
 def only_labelled(config: ZeroShotConfig, selection: Selection, say: Callable[[str], None]) -> Selection:
     """The samples that have a label; how many have none is said. Raises ConfigError when none has one."""
-    is_labelled = np.asarray([label is not None for label in _labels(config, selection)], dtype=bool)
+    is_labelled = np.asarray([_is_label(value) for value in _labels(config, selection)], dtype=bool)
     found = selection.where(is_labelled)
     if not len(found):
         raise ConfigError(
@@ -54,6 +55,12 @@ def only_labelled(config: ZeroShotConfig, selection: Selection, say: Callable[[s
 
 def _labels(config: ZeroShotConfig, selection: Selection) -> Iterator[object]:
     return (values[0] for _, _, values in columns_of(selection, [config.label_col]))
+
+
+def _is_label(value: object) -> bool:
+    """Whether a class can be meant: an empty field of a CSV list comes as "", one of a Parquet list as None or NaN."""
+    is_nan = isinstance(value, float) and math.isnan(value)
+    return value is not None and not is_nan and str(value).strip() != ""
 
 
 def class_features(names: list[str], templates: list[str], encoder: FeatureEncoder) -> Tensor:

@@ -1,5 +1,6 @@
 """Zero-shot classification: what a config may ask for, and which samples count."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ class ByFirstLetter:
         return torch.stack([torch.eye(26)[ord(text[0]) - ord("a")] for text in texts])
 
 
-def dataset_with_kinds(folder: Path, kinds: list[str | None]) -> Selection:
+def dataset_with_kinds(folder: Path, kinds: Sequence[object]) -> Selection:
     """Samples whose column `kind` is as given."""
     place = make_dataset(folder, shards=2, rows=len(kinds) // 2)
     for shard in range(2):
@@ -56,9 +57,10 @@ def dataset_with_kinds(folder: Path, kinds: list[str | None]) -> Selection:
     return select(DataSource(path=place))
 
 
-def test_samples_without_a_label_are_left_out_and_told(tmp_path: Path):
+@pytest.mark.parametrize("empty", [None, "", " \t"])
+def test_samples_without_a_label_are_left_out_and_told(tmp_path: Path, empty: str | None):
     config = ZeroShotConfig(label_col="kind", templates=["{}"])
-    selection = dataset_with_kinds(tmp_path / "shapes", ["red", None, "blue", None, None, "red"])
+    selection = dataset_with_kinds(tmp_path / "shapes", ["red", empty, "blue", None, empty, "red"])
     told: list[str] = []
     labelled = only_labelled(config, selection, told.append)
     assert told == ["zero_shot leaves out 3 of 6 samples, whose kind is empty"]
@@ -66,6 +68,12 @@ def test_samples_without_a_label_are_left_out_and_told(tmp_path: Path):
     scores = {score.name: score for score in score_zero_shot(config, labelled, ByFirstLetter())}
     assert scores["zero_shot_accuracy"].value == 2 / 3 and scores["zero_shot_accuracy"].samples == 3
     assert set(scores) == {"zero_shot_accuracy", "zero_shot_mean_per_class", "zero_shot: blue", "zero_shot: red"}
+
+
+def test_a_number_is_a_label_and_not_a_number_is_none(tmp_path: Path):
+    selection = dataset_with_kinds(tmp_path / "shapes", [0.0, math.nan, 1.0, 2.0])
+    labelled = only_labelled(ZeroShotConfig(label_col="kind"), selection, print)
+    assert [list(chosen) for chosen in labelled.indices] == [[0], [0, 1]]
 
 
 def test_nothing_is_told_where_all_have_a_label_and_none_with_one_is_refused(tmp_path: Path):
