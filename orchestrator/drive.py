@@ -24,7 +24,6 @@ from orchestrator.run import check_run, open_run, with_stored_sections
 from orchestrator.stage_state import stages_left
 from orchestrator.stages import (
     check_last_stages,
-    check_logins,
     check_stages,
     refresh_run_report,
     require_sections,
@@ -49,7 +48,6 @@ def drive(
     require_sections(config, stages)
     config = with_stored_sections(config)
     check_stages(config, stages)
-    check_logins(config, stages)
     check_run(config)
     left = partial(stages_left, config, did=stages)
     with driving(config.folder, ", ".join(stages), progress_form, left=left, is_submitted=is_submitted) as driver:

@@ -85,14 +85,6 @@ def check_stages(config: RunConfig, stages: Sequence[Stage]) -> None:
         check_training(config.train, dataset_is_ready=Stage.BUILD not in stages)
 
 
-def check_logins(config: RunConfig, stages: Sequence[Stage]) -> None:
-    """Finds what the machine that drives the run must be logged in to. Raises ConfigError."""
-    if Stage.TRAIN in stages and config.train is not None:
-        from training.trackers import check_tracker_logins
-
-        check_tracker_logins(config.train)
-
-
 def check_last_stages(config: RunConfig, stages: Sequence[Stage]) -> None:
     """Finds what the evaluation and the export would miss after all the training. Raises ConfigError."""
     if Stage.EVALUATE in stages and config.evaluate is not None:
@@ -112,7 +104,10 @@ def check_last_stages(config: RunConfig, stages: Sequence[Stage]) -> None:
 
 
 def run_stages(driver: Driver, config: RunConfig, stages: Sequence[Stage], *, address: str | None = None) -> None:
-    """Does the stages in order on one Ray cluster, which is started only if a stage wants it."""
+    """Does the stages in order on one Ray cluster, which is started only if a stage wants it.
+
+    Raises ConfigError before the first for a login that one of those to do wants and this machine lacks.
+    """
     folder = driver.folder
     # What comes after the first that is to do may have other inputs by then.
     first = next((place for place, stage in enumerate(stages) if not is_done(stage, config, folder)), len(stages))
@@ -121,6 +116,7 @@ def run_stages(driver: Driver, config: RunConfig, stages: Sequence[Stage], *, ad
         driver.progress.note(f"✓ {stage}  already done{why}")
     pending = stages[first:]
     if pending:
+        _check_logins(config, pending)
         wants_cluster = any(stage not in WITHOUT_CLUSTER for stage in pending)
         with connect(driver.logs, address=address) if wants_cluster else nullcontext() as cluster:
             context = StageContext(config, driver, cluster)
@@ -134,6 +130,14 @@ def run_stages(driver: Driver, config: RunConfig, stages: Sequence[Stage], *, ad
                     used = RUNNERS[stage](context)
                     mark_stage_done(driver, stage, inputs | used)
                     driver.tell("finished a stage", stage)
+
+
+def _check_logins(config: RunConfig, stages: Sequence[Stage]) -> None:
+    """Finds what the machine that drives these stages must be logged in to. Raises ConfigError."""
+    if Stage.TRAIN in stages and config.train is not None:
+        from training.trackers import check_tracker_logins
+
+        check_tracker_logins(config.train)
 
 
 def write_run_report(config: RunConfig, driver: Driver, *, title: str | None = None, credit: str | None = None) -> None:

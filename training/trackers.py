@@ -9,6 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
+from pydantic import ValidationError
+
 from infra.errors import ConfigError, DiptychError, first_line
 from infra.secret_values import is_secret_value
 from infra.storage import Storage
@@ -155,14 +157,28 @@ def _close(tracker: MetricsTracker, say: Callable[[str], None]) -> None:
 
 def _require_wandb_login(package: ModuleType) -> None:
     """Looks for it where W&B does, which asks on a terminal when it finds none, and waits for the answer."""
-    if package.setup().settings.mode in WANDB_MODES_WITHOUT_LOGIN:
-        return
+    # `from None`: the settings that an error quotes may hold a login, and a run keeps its tracebacks.
     try:
+        if package.setup().settings.mode in WANDB_MODES_WITHOUT_LOGIN:
+            return
         is_logged_in = package.login(prompt=False, verify=False)
-    except package.Error as error:
-        raise _no_wandb_login(explained(error)) from error
+    except ValidationError as error:
+        raise ConfigError(
+            f"train.trackers: wandb refuses its settings here ({_refused_settings(error)}).",
+            "Weights & Biases takes them from variables named WANDB_… and from its own settings files.",
+            "Correct that one where the training is driven, or leave wandb out.",
+        ) from None
+    except Exception as error:  # noqa: BLE001 - another program's border: whatever it is, nothing would be sent
+        raise _no_wandb_login(explained(error)) from None
     if not is_logged_in:
         raise _no_wandb_login("no API key is configured")
+
+
+def _refused_settings(error: ValidationError) -> str:
+    """Which they are and what is allowed, without their values."""
+    parts = error.errors(include_url=False, include_context=False, include_input=False)
+    told = [f"{'.'.join(map(str, part['loc']))}: {part['msg']}" for part in parts]
+    return "; ".join(line.partition(":")[0] if is_secret_value(line) else line for line in told)
 
 
 def _no_wandb_login(why: str) -> ConfigError:

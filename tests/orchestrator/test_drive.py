@@ -7,15 +7,23 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from commands import diptych
+from saved_checkpoints import save_weights
+from small_datasets import make_dataset
 
 from infra.errors import CredentialsRefused, FixedCredentialsRefused
 from infra.storage import storage_of
+from orchestrator.config import RunConfig, Stage, load_config
 from orchestrator.drive import driving
 from orchestrator.driver import LOOK_EVERY_S, CredentialsEnded
-from orchestrator.records import SUBMIT_EVENT, Event, encode, ending_of, read_standing, record_event
+from orchestrator.records import SUBMIT_EVENT, Event, encode, ending_of, read_events, read_standing, record_event
+from orchestrator.run import create_run
 from orchestrator.run_log import LogReader
 from orchestrator.run_state import RunState, StopMode
+from orchestrator.stage_state import inputs_of
 from orchestrator.stop import stop_run
+from training.checkpoint import CheckpointState
 
 
 @pytest.mark.parametrize(
@@ -68,6 +76,7 @@ DRIVES = """
 import sys
 from infra.progress_display import ProgressForm
 from infra.storage import storage_of
+from orchestrator.config import RunConfig, Stage, load_config
 from orchestrator.drive import driving
 with driving(storage_of(sys.argv[1]), "train", ProgressForm(sys.argv[2])) as driver:
     driver.progress.begin("train", total=3, unit="steps")
@@ -91,3 +100,41 @@ def test_a_reader_that_goes_away_and_a_full_disk_behind_standard_error_do_not_en
     assert done.returncode == 0 and ending is not None and ending.state is RunState.DONE
     lines = [line.partition("  ")[2] for line in LogReader(folder).new_lines()]
     assert [line for line in lines if line.startswith("step ")] == ["step 0", "step 1", "step 2"]
+
+
+@pytest.fixture
+def tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
+    """A run that was handed to this machine, which has no login for its tracker."""
+    pytest.importorskip("wandb")
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    data = make_dataset(tmp_path / "data", shards=1, rows=20)
+    (tmp_path / "birds.yaml").write_text(
+        f"storage: {tmp_path}/runs\n"
+        f"train: {{data: {data}, model: diptych-tiny, steps: 9, global_batch_size: 4, trackers: [wandb]}}\n"
+    )
+    config = load_config(tmp_path / "birds.yaml")
+    config.folder.write_bytes("run.yaml", config.to_yaml())
+    create_run(config)
+    return config
+
+
+def test_a_missing_login_is_the_end_of_the_run_and_found_before_a_stage_begins(tracked: RunConfig, tmp_path: Path):
+    done = diptych("run", tmp_path / "birds.yaml", "--submitted", cwd=tmp_path)
+    assert done.returncode == 2 and "train.trackers: wandb has no login here" in done.stderr
+    ending = ending_of(tracked.folder, 1)
+    assert ending is not None and ending.state is RunState.FAILED
+    assert ending.reason.startswith("train.trackers: wandb has no login here (no API key is configured).")
+    assert "began a stage" not in [event.what for event in read_events(tracked.folder)]
+
+
+def test_what_comes_after_the_training_asks_for_no_login_of_its_trackers(tracked: RunConfig, tmp_path: Path):
+    state = CheckpointState(9, "diptych-tiny", "clip", 4, 36, 0, {})
+    save_weights(tracked.folder, state, {"weight": torch.zeros(2)})
+    made_from = inputs_of(Stage.TRAIN, tracked, tracked.folder)
+    tracked.folder.write_bytes("stages/train.json", encode({"made_from": made_from}))
+    done = diptych("resume", tracked.folder.url, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert read_standing(tracked.folder).state is RunState.DONE

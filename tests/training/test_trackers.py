@@ -135,6 +135,7 @@ def logged_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 LOGIN_CHECK = """
+import traceback
 from infra.errors import ConfigError
 from infra.storage import storage_of
 from training.config import TrainConfig
@@ -147,6 +148,7 @@ try:
         print(len(trackers), "tracker")
 except ConfigError as error:
     print(error)
+    traceback.print_exc()
 """
 
 
@@ -156,6 +158,12 @@ except ConfigError as error:
     [
         ({}, "train.trackers: wandb has no login here (no API key is configured)."),
         ({"WANDB_API_KEY": "tooshort"}, "train.trackers: wandb has no login here (AuthenticationError: "),
+        ({"WANDB_API_KEY": " tooshort"}, "train.trackers: wandb has no login here (UsageError: "),
+        ({"WANDB_MODE": "ofline"}, "train.trackers: wandb refuses its settings here (mode: Input should be 'online', "),
+        (
+            {"WANDB_BASE_URL": "ftp://user:tooshort@example"},
+            "train.trackers: wandb refuses its settings here (base_url: URL scheme should be 'http' or 'https').",
+        ),
         ({"WANDB_MODE": "offline"}, "1 tracker"),
         ({"WANDB_MODE": "disabled"}, "1 tracker"),
     ],
