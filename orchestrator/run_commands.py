@@ -2,6 +2,7 @@
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import click
@@ -16,6 +17,7 @@ from orchestrator.options import (
     progress_option,
     run_argument,
     say,
+    say_if_heard,
 )
 
 WATCH_EVERY_S = 2.0
@@ -114,7 +116,7 @@ def logs(run_folder: str, follow: bool, as_json: bool) -> None:
         for line in reader.new_lines():
             tell(line)
         return
-    standing = follow_log(reader, lambda: read_standing(folder), tell)
+    standing = follow_log(reader, lambda: read_standing(folder), tell, partial(say_if_heard, err=True))
     if as_json:
         say(json_text({"state": standing.state, "reason": standing.reason}))
     else:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 from infra.append_log import SEGMENTS_SUFFIX, AppendLog
-from infra.errors import DiptychError
+from infra.errors import CredentialsRefused, DiptychError, FixedCredentialsRefused, StorageFailed, first_line
 from infra.files import FileEntry
 from infra.patience import persist
 from infra.storage import Storage
+from infra.terminal import printable
 from orchestrator.records import drive_numbers, drive_path
 from orchestrator.run_state import Standing
 
@@ -91,19 +92,48 @@ class LogReader:
 
 
 def follow(
-    reader: LogReader, standing: Callable[[], Standing], say: Callable[[str], None], *, pause_s: float = LOOK_EVERY_S
+    reader: LogReader,
+    standing: Callable[[], Standing],
+    say: Callable[[str], None],
+    note: Callable[[str], None],
+    *,
+    pause_s: float = LOOK_EVERY_S,
 ) -> Standing:
-    """Says each line as it comes in, until the run has ended; returns how. Waits for a storage that is away."""
+    """Says each line as it comes in, until the run has ended; returns how.
+
+    Waits for a storage that is away and for credentials that somebody can renew, which `note` hears of. Raises at once
+    what no waiting helps: InputError for a record that cannot be read here, FixedCredentialsRefused, ConfigError.
+    """
     while True:
+        wait = _Wait(note)
         # The state first: a driver's last lines are there before its ending is.
-        now = persist(standing, until=time.monotonic() + PATIENCE_S)
-        _say_new(reader, say)
+        now = persist(standing, until=time.monotonic() + PATIENCE_S, on_trouble=wait.bear)
+        _say_new(reader, say, wait)
         if now.state.is_ended:
             return now
         time.sleep(pause_s)
 
 
-def _say_new(reader: LogReader, say: Callable[[str], None]) -> None:
+class _Wait:
+    """What a follower waits for; said once, however often it fails."""
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self._note = note
+        self._is_told = False
+
+    def bear(self, error: Exception) -> None:
+        """Takes the error that is waited out. Raises it where waiting cannot help."""
+        if not isinstance(error, StorageFailed | OSError | CredentialsRefused):
+            raise error
+        if isinstance(error, FixedCredentialsRefused):
+            raise error
+        if not self._is_told:
+            self._is_told = True
+            wanted = "new credentials" if isinstance(error, CredentialsRefused) else "the storage"
+            self._note(f"waiting for {wanted}, {PATIENCE_S / 60:.0f} minutes at most: {printable(first_line(error))}")
+
+
+def _say_new(reader: LogReader, say: Callable[[str], None], wait: _Wait) -> None:
     until = time.monotonic() + PATIENCE_S
     lines = reader.new_lines()
     while True:
@@ -112,9 +142,10 @@ def _say_new(reader: LogReader, say: Callable[[str], None]) -> None:
             line = next(lines)
         except StopIteration:
             return
-        except (DiptychError, OSError):
+        except (DiptychError, OSError) as error:
             if time.monotonic() > until:
                 raise
+            wait.bear(error)
             time.sleep(LOOK_EVERY_S)
             lines = reader.new_lines()
             continue
