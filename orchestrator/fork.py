@@ -24,7 +24,7 @@ from training.checkpoint import (
     CheckpointState,
     checkpoint_path,
     committed_checkpoints,
-    hash_problem,
+    problem_of,
     read_files,
     read_state,
     step_of,
@@ -92,7 +92,7 @@ def _checkpoint(run: Storage, step: int) -> str:
             f"Its checkpoints are of the steps {steps}.",
             "Name one of those.",
         )
-    problem = hash_problem(run.at(path))
+    problem = problem_of(run.at(path))
     if problem is not None:
         raise ConfigError(f"{run.url}/{path} is damaged: {problem}.", "A fork begins from a whole checkpoint.", "")
     return path

@@ -260,6 +260,15 @@ def test_a_fork_that_cannot_be_is_refused(run: Storage, arguments: list[object],
     assert isinstance(result.exception, DiptychError) and words in str(result.exception)
 
 
+@pytest.mark.parametrize("marker", [b"", b'{"state"', b"[]", b'{"files": {"parameters.safetensors": {}}}'])
+def test_a_fork_of_a_checkpoint_whose_marker_is_damaged_is_refused(run: Storage, marker: bytes):
+    save(run, 3)
+    run.write_bytes(f"{checkpoint_path(3)}/checkpoint.json", marker)
+    result = call("fork", run.url, "slower", "--step", 3)
+    assert isinstance(result.exception, ConfigError)
+    assert f"{checkpoint_path(3)} is damaged: checkpoint.json cannot be read" in str(result.exception)
+
+
 def test_a_fork_may_unlock_a_tower_where_its_first_updates_stay_small(run: Storage):
     save(run, 3, settings={"lock": {"image": True, "text": False}})
     refused = call("fork", run.url, "unlocked", "--step", 3, "train.beta2=0.999")
