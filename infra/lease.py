@@ -170,12 +170,8 @@ def holder_of(place: Storage) -> Holder | None:
 @contextlib.contextmanager
 def _locked(place: Storage, me: Holder, say: Callable[[str], None]) -> Iterator[None]:
     path = place.local_path(LEASE_FILE)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(path, error) from error
     is_told = False
-    while (file := _try_lock(place)) is None:
+    while (file := _try_lock_in_folder(place)) is None:
         if not is_told:
             with contextlib.suppress(FileNotFoundError):
                 _say_waiting(place, path.read_bytes(), say)
@@ -191,6 +187,19 @@ def _locked(place: Storage, me: Holder, say: Callable[[str], None]) -> Iterator[
         finally:
             with contextlib.suppress(OSError):  # the lock is what counts, and goes with its holder
                 path.unlink(missing_ok=True)
+
+
+def _try_lock_in_folder(place: Storage) -> IO[str] | None:
+    """Makes the folder first: another one that had the place may have removed it, and may do so at any moment."""
+    path = place.local_path(LEASE_FILE)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    try:
+        return _try_lock(place)
+    except FileNotFoundError:
+        return None
 
 
 def _try_lock(place: Storage) -> IO[str] | None:

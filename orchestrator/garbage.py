@@ -1,8 +1,10 @@
 """Finds and removes what nothing refers to in a run's folder; never the only good checkpoint."""
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from infra.errors import ConfigError, InputError, first_line
 from infra.lease import LEASE_FILE, hold, holder_of
@@ -93,19 +95,35 @@ def _collect_fork(run: Storage, *, delete: bool) -> RunGarbage:
         return RunGarbage(run.url, (), f"it is being forked by {holder}")
     if not delete:
         return RunGarbage(run.url, _whole_folder(run))
-    with hold(run, lambda _: None):
-        found = _whole_folder(run) if is_unfinished_fork(run) else ()
-        # Who the run is goes last: until then it is listed.
-        for item in sorted(found, key=lambda item: item.path == RUN_FILE):
-            _delete(run, item)
-    if found and run.is_local:
-        run.delete_folder("")
+    try:
+        with hold(run, lambda _: None):
+            found = _whole_folder(run) if is_unfinished_fork(run) else ()
+            _delete_fork(run, found)
+    finally:
+        if run.is_local:
+            _remove_if_empty(run.local_path())  # it holds a lease where another fork has begun meanwhile
     return RunGarbage(run.url, found)
+
+
+def _delete_fork(run: Storage, found: tuple[Garbage, ...]) -> None:
+    # Who the run is goes last: until then it is listed.
+    for item in sorted(found, key=lambda item: item.path == RUN_FILE):
+        _delete(run, item)
+    if found and run.is_local:
+        root = run.local_path()
+        for folder in sorted((path for path in root.rglob("*") if path.is_dir()), reverse=True):  # the inner ones first
+            _remove_if_empty(folder)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _whole_folder(run: Storage) -> tuple[Garbage, ...]:
     files = (entry for entry in run.list_files(recursive=True) if entry.path != LEASE_FILE)
-    return tuple(Garbage(GarbageKind.UNFINISHED_FORK, entry.path, entry.size_bytes) for entry in files)
+    whole = (Garbage(GarbageKind.UNFINISHED_FORK, entry.path, entry.size_bytes) for entry in files)
+    return (*whole, *_unfinished_files(run, GarbageKind.UNFINISHED_FORK))
 
 
 def checkpoints_to_keep(run: Storage, committed: list[str], rule: KeepRule) -> set[str]:
@@ -135,10 +153,14 @@ def _garbage(run: Storage) -> Iterator[Garbage]:
     if run.s3 is not None:
         for upload in run.s3.open_uploads():
             yield Garbage(GarbageKind.OPEN_UPLOAD, upload.path, 0, upload.upload_id)
-    elif run.is_local:
+    yield from _unfinished_files(run, GarbageKind.UNFINISHED_FILE)
+
+
+def _unfinished_files(run: Storage, kind: GarbageKind) -> Iterator[Garbage]:
+    if run.is_local:
         root = run.local_path()
         for file in sorted(root.rglob(f".*{TEMPORARY_SUFFIX}")):
-            yield Garbage(GarbageKind.UNFINISHED_FILE, str(file.relative_to(root)), file.stat().st_size)
+            yield Garbage(kind, str(file.relative_to(root)), file.stat().st_size)
 
 
 def _delete(run: Storage, item: Garbage) -> None:

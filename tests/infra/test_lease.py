@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 from other_user import as_other_user, public_folder
@@ -41,6 +42,27 @@ def test_a_second_driver_says_who_drives_and_takes_over_once_that_one_is_dead(tm
     assert len(said) == 1 and f"process {driver.pid} on {holder.host}, since 20" in said[0] and " UTC)" in said[0]
     assert holder_of(folder) is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_who_waits_takes_the_place_over_also_where_its_folder_is_removed_meanwhile(tmp_path: Path):
+    folder, is_waiting, is_removed, took = storage_of(tmp_path / "run"), Event(), Event(), list[bool]()
+
+    def say(_text: str) -> None:
+        is_waiting.set()
+        is_removed.wait(30)
+
+    def wait() -> None:
+        with hold(folder, say):
+            took.append(folder.exists("lease.json"))
+
+    waiter = Thread(target=wait)
+    with hold(folder, print):
+        waiter.start()
+        assert is_waiting.wait(30)
+    (tmp_path / "run").rmdir()
+    is_removed.set()
+    waiter.join(30)
+    assert took == [True]
 
 
 def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

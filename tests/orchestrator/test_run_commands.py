@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -238,12 +240,30 @@ def test_gc_lists_and_removes_an_unfinished_fork_that_nobody_makes(run: Storage,
     save(run, 3)
     made = storage_of(record("fork", run.url, "slower", "--step", 3)["run"])
     made.delete("run.yaml")
+    made.write_bytes(f"{checkpoint_path(3)}/.parameters.safetensors.0123abcd.partial", b"half")
     with hold(made, print):
         assert "it is being forked by" in call("gc", made.url, "--delete").stdout
     listed = {item["kind"] for item in record("gc", made.url)["runs"][0]["found"]}
     assert listed == {"unfinished fork"} and made.exists("run.json")
     assert "unfinished fork" in call("gc", tmp_path / "runs", "--delete").stdout
     assert not (tmp_path / "runs" / "slower").exists() and run.exists("run.json")
+
+
+def test_gc_leaves_a_fork_alone_that_begins_once_the_lease_is_free(run: Storage, monkeypatch: pytest.MonkeyPatch):
+    save(run, 3)
+    made = storage_of(record("fork", run.url, "slower", "--step", 3)["run"])
+    made.delete("run.yaml")
+
+    @contextmanager
+    def hold_and_then_fork(place: Storage, say: Callable[[str], None]) -> Iterator[None]:
+        with hold(place, say):
+            yield
+        record("fork", run.url, "slower", "--step", 3)
+
+    monkeypatch.setattr("orchestrator.garbage.hold", hold_and_then_fork)
+    assert "unfinished fork" in call("gc", made.url, "--delete").stdout
+    assert newest_checkpoint(made) == checkpoint_path(3) and read_config(made).name == "slower"
+    assert read_standing(made).state is RunState.QUEUED
 
 
 @pytest.mark.parametrize(
