@@ -138,3 +138,19 @@ def test_what_comes_after_the_training_asks_for_no_login_of_its_trackers(tracked
     done = diptych("resume", tracked.folder.url, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert read_standing(tracked.folder).state is RunState.DONE
+
+
+def test_what_a_submitted_run_lacks_on_its_cluster_is_its_end_and_of_another_run_nothing_is_left(tmp_path: Path):
+    (tmp_path / "birds.yaml").write_text(
+        f"storage: {tmp_path}/runs\nbuild: {{input: {tmp_path}/gone.parquet, output: {tmp_path}/birds}}\n"
+    )
+    config = load_config(tmp_path / "birds.yaml")
+    assert diptych("run", tmp_path / "birds.yaml", cwd=tmp_path).returncode == 2
+    assert not (tmp_path / "runs").exists()
+    config.folder.write_bytes("run.yaml", config.to_yaml())
+    create_run(config)
+    assert read_standing(config.folder).state is RunState.QUEUED
+    done = diptych("run", tmp_path / "birds.yaml", "--submitted", cwd=tmp_path)
+    assert done.returncode == 2 and "gone.parquet" in done.stderr
+    standing = read_standing(config.folder)
+    assert standing.state is RunState.FAILED and "gone.parquet" in standing.reason
