@@ -131,8 +131,7 @@ def read_state(checkpoint: Storage) -> CheckpointState:
             f"A checkpoint is whole once {MARKER_FILE} vouches for its files.",
             "Name another one of the run's checkpoints.",
         )
-    state = json.loads(checkpoint.read_bytes(MARKER_FILE))["state"]
-    return CheckpointState(**{**state, "losses": tuple(state["losses"])})
+    return _state_in(checkpoint)
 
 
 def problem_of(checkpoint: Storage) -> str | None:
@@ -154,14 +153,20 @@ def require_whole(checkpoint: Storage) -> None:
 def size_problem(checkpoint: Storage) -> str | None:
     """Why the checkpoint is not whole, by its files' sizes alone; None when it is."""
     try:
+        _state_in(checkpoint)
         sizes = {entry.path: entry.size_bytes for entry in checkpoint.list_files()}
         for name, facts in read_files(checkpoint).items():
             if sizes.get(name) != facts.size_bytes:
                 found = sizes.get(name, "no")
                 return f"{name} has {found} bytes, not {facts.size_bytes}"
-    except (ValueError, KeyError, TypeError, FileNotFoundError):
+    except (ValueError, LookupError, TypeError, AttributeError, FileNotFoundError):
         return f"{MARKER_FILE} cannot be read"
     return None
+
+
+def _state_in(checkpoint: Storage) -> CheckpointState:
+    state = json.loads(checkpoint.read_bytes(MARKER_FILE))["state"]
+    return CheckpointState(**{**state, "losses": tuple(state["losses"])})
 
 
 def hash_problem(checkpoint: Storage, share: int = 0, shares: int = 1) -> str | None:

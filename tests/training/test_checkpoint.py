@@ -26,6 +26,7 @@ from training.checkpoint import (
     load_tensors,
     newest_checkpoint,
     newest_whole_checkpoint,
+    problem_of,
     read_files,
     read_state,
     step_of,
@@ -178,6 +179,20 @@ def test_a_cut_file_and_a_flipped_bit_are_passed_over_and_named(run: Storage):
     assert agreed_checkpoint(run, said.append) == "checkpoints/step_00000010"
     assert "step_00000030" in said[0] and "bytes" in said[0]
     assert "step_00000020" in said[1] and "SHA-256" in said[1]
+
+
+@pytest.mark.parametrize("marker", [b"", b"[]", b'{"files": {', b'{"files": [], "state": {}}', b"null", b"\xff", b"7"])
+def test_a_damaged_marker_is_passed_over_in_words(run: Storage, marker: bytes):
+    newest = run.at(newest_checkpoint(run) or "")
+    whole = newest.read_bytes("checkpoint.json")
+    half = json.dumps({**json.loads(whole), "state": {"step": 30}}).encode()
+    for damaged in (marker, half):
+        newest.write_bytes("checkpoint.json", damaged)
+        with pytest.raises(CorruptData, match=r"is no whole checkpoint: checkpoint\.json cannot be read"):
+            read_state(newest)
+        assert problem_of(newest) == "checkpoint.json cannot be read"
+    newest.write_bytes("checkpoint.json", whole)
+    assert problem_of(newest) is None
 
 
 def test_where_none_is_whole_nothing_begins_anew(run: Storage):
