@@ -11,6 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 import pycurl
 
 from datapipe.addresses import Refusal, clean_url, parse_networks
+from datapipe.authorities import find_authorities
 from datapipe.body import Body, BodyMemory
 from datapipe.config import BuildConfig
 from datapipe.curl_loop import CurlLoop
@@ -69,6 +70,8 @@ class _Job:
 class Fetcher:
     """Fetches URLs under the limits of a build's config. A `with` block closes its connections.
 
+    Raises MachineError where no authority's certificate can be read: every https row would count as its server's fault.
+
     A host that is slow or limits its connections holds up only its own URLs. `is_full` is asked before each new
     request: while it says yes, requests under way go on and no new ones begin; when it would say no again, `wake`
     should be called.
@@ -79,6 +82,7 @@ class Fetcher:
         self._limits = TransferLimits(
             max_bytes=config.max_download_bytes,
             allowed_networks=parse_networks(config.allow_private_addresses),
+            authorities=find_authorities(),
             user_agent_token=config.user_agent_token,
             proxy=config.proxy,
             scratch=None if scratch is None else str(scratch),

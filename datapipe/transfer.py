@@ -3,7 +3,6 @@
 import io
 import os
 import socket
-import ssl
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -13,11 +12,12 @@ from urllib.parse import SplitResult
 import pycurl
 
 from datapipe.addresses import Network, may_be_asked
+from datapipe.authorities import Authorities, unreadable
 from datapipe.body import Body, BodyMemory
 from datapipe.resolve import Addresses
 from datapipe.robots import is_opt_out
 from datapipe.status import SampleStatus
-from infra.errors import DiptychError, MachineError
+from infra.errors import DiptychError
 from infra.open_files import is_shortage, shortage
 
 # A server that drips its answer for so long is dropped before the time limit: it would drip again.
@@ -48,6 +48,7 @@ class TransferLimits:
 
     max_bytes: int
     allowed_networks: tuple[Network, ...]
+    authorities: Authorities
     user_agent_token: str | None
     proxy: str | None
     scratch: str | None = None  # where large bodies wait; None: with other temporary files
@@ -99,11 +100,7 @@ class Transfer:
         if curl_code != pycurl.E_OK and self._fault is not None:
             raise self._fault
         if curl_code == pycurl.E_SSL_CACERT_BADFILE:
-            raise MachineError(
-                f"The certificates of the authorities cannot be read: {ssl.get_default_verify_paths().cafile}.",
-                "It must be a file in PEM format; no https address can be checked without it.",
-                "Install the system's ca-certificates, or let SSL_CERT_FILE name such a file.",
-            )
+            raise unreadable(str(self._limits.authorities))
         if self._too_large or curl_code == pycurl.E_FILESIZE_EXCEEDED:
             return SampleStatus.TOO_LARGE, f"more than {self._limits.max_bytes} bytes"
         if self._is_slow:
@@ -161,10 +158,9 @@ class Transfer:
         handle.setopt(pycurl.MAXFILESIZE_LARGE, limits.max_bytes)
         handle.setopt(pycurl.NOSIGNAL, True)
         handle.setopt(pycurl.BUFFERSIZE, RECEIVE_BYTES)
-        authorities = ssl.get_default_verify_paths().cafile
-        if authorities is not None:
-            # The wheel's libcurl knows only the place that they have on the system it was built on.
-            handle.setopt(pycurl.CAINFO, authorities)
+        # Both, also where one is missing: what libcurl and pycurl would take of their own may be another system's.
+        _set_or_unset(handle, pycurl.CAINFO, limits.authorities.file)
+        _set_or_unset(handle, pycurl.CAPATH, limits.authorities.folder)
         # What the environment says of proxies is not for a crawler's many hosts, and would get round the address check.
         handle.setopt(pycurl.PROXY, limits.proxy or "")
         login = os.environ.get(PROXY_LOGIN_VARIABLE)
@@ -220,6 +216,13 @@ class Transfer:
             self._fault = error
             return -1
         return None
+
+
+def _set_or_unset(handle: pycurl.Curl, option: int, value: str | None) -> None:
+    if value is None:
+        handle.unsetopt(option)
+    else:
+        handle.setopt(option, value)
 
 
 def resolve_entry(url: SplitResult, addresses: Addresses) -> str:

@@ -6,15 +6,20 @@ import itertools
 import os
 import resource
 import socket
+import ssl
+import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hostile_web import HostileWeb
 
+from datapipe import authorities
 from datapipe.config import BuildConfig
 from datapipe.fetch import Fetcher, FetchRequest, FetchResult
 from datapipe.resolve import Addresses, Resolver
+from datapipe.status import SampleStatus
 from infra.errors import MachineError, OutputError
 
 
@@ -70,3 +75,72 @@ def test_certificates_that_cannot_be_read_are_no_servers_fault(
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authorities.pem"))
     with pytest.raises(MachineError, match=r"authorities\.pem(?s:.)*SSL_CERT_FILE"):
         fetch_all([f"https://127.0.0.1:{web.port}/a.jpg"])
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Path:
+    """A certificate for 127.0.0.1 that vouches for itself, with its key, in a folder as OpenSSL hashes them."""
+    folder = tmp_path / "authorities"
+    folder.mkdir()
+    of_this_machine = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    files = ["-keyout", str(tmp_path / "key.pem"), "-out", str(folder / "certificate.pem")]
+    for command in (
+        ["req", "-x509", "-newkey", "rsa:2048", "-nodes", *of_this_machine, *files],
+        ["rehash", str(folder)],
+    ):
+        subprocess.run(["openssl", *command], check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture
+def picture_over_tls(authority: Path) -> Iterator[str]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority / "certificate.pem", authority.parent / "key.pem")
+
+    def answer(listening: socket.socket) -> None:
+        with contextlib.suppress(OSError), context.wrap_socket(listening.accept()[0], server_side=True) as connection:
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\npicture")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=answer, args=[listening])
+        thread.start()
+        yield f"https://127.0.0.1:{listening.getsockname()[1]}/a.jpg"
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+@pytest.mark.parametrize("file", [None, "certificate.pem", "typo.pem"])
+def test_a_folder_of_certificates_is_enough(
+    file: str | None, authority: Path, picture_over_tls: str, monkeypatch: pytest.MonkeyPatch
+):
+    if file is not None:
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority / file))
+    monkeypatch.setenv("SSL_CERT_DIR", str(authority))
+    (result,) = fetch_all([picture_over_tls])
+    assert result.status is SampleStatus.SUCCESS and result.body.take() == b"picture"
+
+
+@pytest.mark.parametrize("folder", ["gone", "not hashed"])
+def test_without_certificates_nothing_is_fetched(
+    folder: str, web: HostileWeb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "not hashed").mkdir()
+    (tmp_path / "not hashed" / "certificate.pem").touch()
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "typo.pem"))
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / folder))
+    with pytest.raises(MachineError, match=rf"typo\.pem.*{folder}(?s:.)*ca-certificates"):
+        Fetcher(BuildConfig(input="", output=""))
+
+
+def test_a_python_that_knows_no_place_takes_the_systems_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    nowhere = ssl.DefaultVerifyPaths(None, None, "SSL_CERT_FILE", "", "SSL_CERT_DIR", "")
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: nowhere)
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+    (tmp_path / "authorities.pem").touch()
+    monkeypatch.setattr(authorities, "SYSTEM_FILES", (str(tmp_path / "gone"), str(tmp_path / "authorities.pem")))
+    assert authorities.find_authorities() == authorities.Authorities(str(tmp_path / "authorities.pem"), None)
+    monkeypatch.setattr(authorities, "SYSTEM_FILES", ())
+    with pytest.raises(MachineError, match="there are none"):
+        authorities.find_authorities()
