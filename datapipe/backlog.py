@@ -8,7 +8,9 @@ from typing import Protocol
 from datapipe.baton import Baton
 from datapipe.fetch import Fetcher, FetchRequest, FetchResult
 
-MAX_WAITING_BYTES = 32 << 20  # of one shard, in memory: past this no request begins
+# Of one shard, in memory: past this no request begins. Bodies on their way, which are as slow as their hosts please, do
+# not count; past MAX_MEMORY_BYTES they and those that wait go to disk.
+MAX_WAITING_BYTES = 32 << 20
 WAITING_SHARE = 0.5  # results that may wait, of the requests under way at once, which come on top
 
 
@@ -68,8 +70,8 @@ class CanBeWoken(Protocol):
         """Requests that may be under way at once."""
 
     @property
-    def bytes_in_memory(self) -> int:
-        """What bodies take that are on their way or were not taken yet."""
+    def waiting_bytes(self) -> int:
+        """What bodies take in memory whose answers have ended and that were not taken yet."""
 
     def wake(self) -> None:
         """Makes it ask `is_full` again."""
@@ -78,7 +80,7 @@ class CanBeWoken(Protocol):
 class Backlog:
     """Results between the thread that fetches and the one that decodes, limited in number and bytes.
 
-    In number, requests under way do not count: where most of them hang, hardly one would begin beside them.
+    Requests under way do not count: where most of them hang, hardly one would begin beside them.
     The fetcher is woken when there is room for half of what may wait: each awakening has a price.
     """
 
@@ -135,5 +137,5 @@ class Backlog:
     def _fills(self, share: float) -> bool:
         """Whether so much of what may wait is waiting."""
         most_results = self._fetcher.most_at_once * WAITING_SHARE
-        in_memory = self._fetcher.bytes_in_memory
-        return self._results.qsize() >= share * most_results or in_memory >= share * MAX_WAITING_BYTES
+        waiting_bytes = self._fetcher.waiting_bytes
+        return self._results.qsize() >= share * most_results or waiting_bytes >= share * MAX_WAITING_BYTES

@@ -12,7 +12,7 @@ from infra.open_files import is_shortage, shortage
 
 # Many large bodies at once would take gigabytes of memory.
 MAX_IN_MEMORY_BYTES = 2 << 20
-MAX_MEMORY_BYTES = 64 << 20  # of all bodies of one fetcher, those on their way and those that wait
+MAX_MEMORY_BYTES = 64 << 20  # of all bodies of one fetcher, those on their way and those that wait: more goes to disk
 
 
 class BodyMemory:
@@ -21,6 +21,7 @@ class BodyMemory:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.used_bytes = 0
+        self.waiting_bytes = 0  # of those, what bodies hold that are whole
 
     def take(self, size_bytes: int) -> bool:
         """Takes so much of it if there is as much."""
@@ -30,10 +31,16 @@ class BodyMemory:
             self.used_bytes += size_bytes
             return True
 
-    def give_back(self, size_bytes: int) -> None:
-        """Gives back what was taken."""
+    def keep_waiting(self, size_bytes: int) -> None:
+        """Counts so much of what was taken as held by a body that is whole."""
+        with self._lock:
+            self.waiting_bytes += size_bytes
+
+    def give_back(self, size_bytes: int, waiting_bytes: int = 0) -> None:
+        """Gives back what was taken, `waiting_bytes` of it by a body that is whole."""
         with self._lock:
             self.used_bytes -= size_bytes
+            self.waiting_bytes -= waiting_bytes
 
 
 class Body:
@@ -48,6 +55,7 @@ class Body:
         self._memory = memory
         self._chunks: list[bytes] = []
         self._in_memory_bytes = 0
+        self._waiting_bytes = 0
         self._file: IO[bytes] | None = None
         self.size_bytes = 0
 
@@ -62,6 +70,11 @@ class Body:
             self._to_file().write(chunk)
         except OSError as error:
             raise self._explained(error) from error
+
+    def end(self) -> None:
+        """Takes no more pieces: the body is whole, and waits to be taken."""
+        self._waiting_bytes = self._in_memory_bytes
+        self._memory.keep_waiting(self._waiting_bytes)
 
     def take(self, most_bytes: int | None = None) -> bytes:
         """The body, or so much of it, which is not kept any longer."""
@@ -94,8 +107,8 @@ class Body:
 
     def _forget_chunks(self) -> None:
         self._chunks.clear()
-        self._memory.give_back(self._in_memory_bytes)
-        self._in_memory_bytes = 0
+        self._memory.give_back(self._in_memory_bytes, self._waiting_bytes)
+        self._in_memory_bytes = self._waiting_bytes = 0
 
     def _explained(self, error: OSError) -> DiptychError:
         return shortage(error) if is_shortage(error) else unwritable(Path(self._folder or tempfile.gettempdir()), error)

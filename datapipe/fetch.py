@@ -146,8 +146,13 @@ class Fetcher:
 
     @property
     def bytes_in_memory(self) -> int:
-        """What bodies take that are on their way or were not taken yet."""
+        """What bodies take in memory that are on their way or were not taken yet."""
         return self._memory.used_bytes
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What bodies take in memory whose answers have ended and that were not taken yet."""
+        return self._memory.waiting_bytes
 
     @property
     def _has_work(self) -> bool:

@@ -122,8 +122,9 @@ class Transfer:
         return SampleStatus.SUCCESS, ""
 
     def take_body(self) -> Body:
-        """The body, which is the caller's to clear."""
+        """The body of an ended transfer, which is the caller's to clear."""
         body, self._body = self._body, Body(self._limits.scratch, self._memory)
+        body.end()
         return body
 
     @property
