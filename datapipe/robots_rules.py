@@ -3,14 +3,20 @@
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from urllib.parse import SplitResult, quote
+from urllib.parse import SplitResult
 
 MAX_BYTES = 500 << 10  # RFC 9309, 2.5: what comes after may be left unread
 MAX_WILDCARD_RULES = 1000  # each is tried on each URL; a site with more has not written them for us to read
-KEPT = "%:/?#[]@!&'()+,;="  # RFC 3986, 2.1 and 2.2, without the two that rules give a meaning
-UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+UNRESERVED = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"  # RFC 3986, 2.3
+RESERVED = ":/?#[]@!&'()+,;="  # RFC 3986, 2.2, without `*` and `$`, to which rules give a meaning
+# The RFC compares all of these encoded, and what is equal so is equal plain. A path's `%2F` and `%3F` stay: they are
+# part of a name, and not what divides the path or ends it.
+PLAIN_IN_QUERY = frozenset(UNRESERVED + RESERVED)
+PLAIN_IN_PATH = PLAIN_IN_QUERY - frozenset("/?")
 LINE_END = re.compile(r"\r\n|\r|\n")
-ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
+QUERY_BEGINS = re.compile(r"\?")
+AFTER_WILDCARD = re.compile(r"[?=&]")  # a `*` may have matched the `?`; the other two are hardly found before it
+ENCODED = re.compile(rf"%[0-9A-Fa-f]{{2}}|[^%{re.escape(UNRESERVED + RESERVED)}]")
 
 Rule = tuple[str, bool]  # the pattern, and whether it allows
 # Of the rules that match the heaviest decides: the longest, or of two as long the one that allows (RFC 9309, 2.2.2).
@@ -124,16 +130,28 @@ def _product(agent: str) -> str:
 def _compiled(pattern: str, is_allowed: bool) -> _Wildcards:
     is_anchored = pattern.endswith("$")
     # Of `**` one says as much.
-    parts = re.split(r"\*+", pattern.removesuffix("$"))
-    normal = tuple(_normal(part) for part in parts)
-    return _Wildcards(sum(map(len, normal)) + len(parts) - 1 + is_anchored, is_allowed, normal, is_anchored)
+    first, *others = re.split(r"\*+", pattern.removesuffix("$"))
+    parts = [_normal(first)]
+    is_query = "?" in first
+    for part in others:
+        parts.append(_spelled(part, PLAIN_IN_QUERY) if is_query else _normal(part, AFTER_WILDCARD))
+        is_query = is_query or AFTER_WILDCARD.search(part) is not None
+    return _Wildcards(sum(map(len, parts)) + len(others) + is_anchored, is_allowed, tuple(parts), is_anchored)
 
 
-def _normal(text: str) -> str:
-    """The text in one spelling: RFC 9309, 2.2.2. A `*` or `$` of a URL, and those meant verbatim, are escaped."""
-    return ESCAPE.sub(_spell, quote(text, safe=KEPT, errors="surrogateescape"))
+def _normal(text: str, query_begins: re.Pattern[str] = QUERY_BEGINS) -> str:
+    """A path and its query in one spelling: RFC 9309, 2.2.2. A `*` or `$` that stands for itself is encoded."""
+    found = query_begins.search(text)
+    end = len(text) if found is None else found.end()
+    return _spelled(text[:end], PLAIN_IN_PATH) + _spelled(text[end:], PLAIN_IN_QUERY)
 
 
-def _spell(escape: re.Match[str]) -> str:
-    character = chr(int(escape[0][1:], 16))
-    return character if character in UNRESERVED else escape[0].upper()
+def _spelled(text: str, plain: frozenset[str]) -> str:
+    """The text with what is in `plain` as it is, and all other octets encoded."""
+    octets = text.encode("utf-8", "surrogateescape").decode("latin-1")
+    return ENCODED.sub(lambda found: _octet(found[0], plain), octets)
+
+
+def _octet(found: str, plain: frozenset[str]) -> str:
+    character = chr(int(found[1:], 16)) if found.startswith("%") else found
+    return character if character in plain else f"%{ord(character):02X}"

@@ -87,6 +87,58 @@ def test_what_is_past_the_limit_is_left_unread_and_no_line_is_cut():
     assert allows(text, "/private/a.jpg") and allows(text, "/a.jpg")
 
 
+@pytest.mark.parametrize(
+    ("pattern", "path"),
+    [
+        # The table of RFC 9309, 2.2.2.
+        ("/foo/bar?baz=quz", "/foo/bar?baz=quz"),
+        ("/foo/bar?baz=https://foo.bar", "/foo/bar?baz=https%3A%2F%2Ffoo.bar"),
+        ("/foo/bar/\u30c4", "/foo/bar/%E3%83%84"),
+        ("/foo/bar/%E3%83%84", "/foo/bar/%E3%83%84"),
+        ("/foo/bar/%62%61%7A", "/foo/bar/baz"),
+        # More of what it says.
+        ("/private/%40user", "/private/@user"),
+        ("/a%5b1%5D", "/a[1]"),
+        ("/a(1)", "/a%281%29"),
+        ("/a%21%23%26%27%2B%2C%3A%3B%3D%40", "/a!%23&'+,:;=@"),
+        ("/a?b?c", "/a?b%3Fc"),
+        ("/a%2fb", "/a%2Fb"),
+        ("/a%2a%24b", "/a*$b"),
+        ("/a$b", "/a%24b"),
+        # With `*` and `$`.
+        ("/*?baz=https://", "/foo?baz=https%3A%2F%2Ffoo.bar"),
+        ("/*baz=https%3A%2F%2F", "/foo?baz=https://foo.bar"),
+        ("/*?*=https%3A%2F%2F*/c", "/foo?baz=https://foo/b/c"),
+        ("/*/thumb/", "/a?b=c%2Fthumb%2Fd"),
+        ("/*(1)$", "/a%281%29"),
+        ("/*%24$", "/a$"),
+    ],
+)
+def test_a_character_is_the_same_however_it_is_written(pattern: str, path: str):
+    assert not allows(f"{ALL}Disallow: {pattern}", path)
+    if not set("*$") & set(pattern):
+        assert not allows(f"{ALL}Disallow: {path.replace('*', '%2A')}", pattern)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path"),
+    [
+        ("/a%2Fb", "/a/b"),
+        ("/a/b", "/a%2Fb"),
+        ("/*%2Fb", "/a/b"),
+        ("/*/b", "/a%2Fb"),
+        ("/a%3Fb", "/a?b"),
+        ("/a?b", "/a%3Fb"),
+        ("/*?b", "/a%3Fb"),
+        ("/a%252Fb", "/a%2Fb"),
+        ("/a%2A", "/ab"),
+        ("/a%24", "/a"),
+    ],
+)
+def test_what_divides_a_path_is_not_what_is_encoded_in_it_and_no_more_are_wildcards(pattern: str, path: str):
+    assert allows(f"{ALL}Disallow: {pattern}", path)
+
+
 def plain_matches(pattern: str, path: str) -> bool:
     anchored = pattern.endswith("$")
     parts = map(re.escape, pattern.removesuffix("$").split("*"))
