@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from datapipe.curl_loop import CurlLoop
 from datapipe.host_queue import HostQueues
 from datapipe.resolve import NO_ANSWER, Answer, Resolver
 from datapipe.retry import asked_delay_s, retry_delay_s
-from datapipe.robots_rules import MAX_BYTES
+from datapipe.robots_rules import MAX_BYTES, SiteRules
 from datapipe.robots_txt import RobotsRules, robots_url
 from datapipe.status import SampleStatus
 from datapipe.transfer import Transfer, TransferLimits
@@ -67,6 +67,19 @@ class _Job:
         return self.url.netloc
 
 
+@dataclass(frozen=True, slots=True)
+class _RobotsAnswer:
+    """What asking for a site's robots.txt gave; `url` is the one that was asked first."""
+
+    url: SplitResult
+    status: SampleStatus
+    body: Body | None
+
+    def take(self) -> bytes:
+        """So much of the body as is read, and one byte, which tells that there is more."""
+        return b"" if self.body is None else self.body.take(MAX_BYTES + 1)
+
+
 class Fetcher:
     """Fetches URLs under the limits of a build's config. A `with` block closes its connections.
 
@@ -99,6 +112,8 @@ class Fetcher:
         self._unresolved: list[_Job] = []
         self._robots = RobotsRules(config.user_agent_token) if config.respect_robots_txt else None
         self._before_robots: dict[str, list[_Job]] = defaultdict(list)
+        self._unread: deque[_RobotsAnswer] = deque()
+        self._undecided: deque[tuple[SiteRules, _Job]] = deque()  # of one site: the rules of many take much memory
 
     def __enter__(self) -> "Fetcher":
         return self
@@ -107,6 +122,8 @@ class Fetcher:
         self._loop.close()
         for transfer in (*self._spare, *(transfer for transfer, _ in self._running.values())):
             transfer.close()
+        for answer in self._unread:
+            answer.take()
 
     def wake(self) -> None:
         """Makes `fetch` ask `is_full` again; may be called by any thread, also after the end."""
@@ -127,6 +144,7 @@ class Fetcher:
                 parts = urlsplit(url)
                 self._waiting.add(_Job(request.row, parts, parts))
         while self._has_work:
+            self._decide_next()
             yield from self._start_resolved()
             patience_s = LONGEST_WAIT_S
             while not (is_full and is_full()) and self._under_way < self._config.connections:
@@ -134,7 +152,13 @@ class Fetcher:
                 if job is None:
                     patience_s = self._until_due()
                     break
+                needed_decision = job.is_allowed is None
                 yield from self._begin(job)
+                if self._robots and needed_decision and job.is_allowed is not None:
+                    patience_s = 0.0  # many decisions on end would hold up every transfer
+                    break
+            if self._unread or self._undecided:
+                patience_s = 0.0
             for handle, code in self._loop.wait(patience_s) if self._has_work else ():
                 transfer, job = self._running.pop(handle)
                 yield from self._finish(transfer, job, code)
@@ -157,12 +181,12 @@ class Fetcher:
     @property
     def _has_work(self) -> bool:
         """Whether a request has not ended."""
-        return bool(self._waiting or self._running or self._unresolved or self._before_robots)
+        return bool(self._waiting or self._running or self._unresolved or self._before_robots or self._undecided)
 
     @property
     def _under_way(self) -> int:
-        """Requests that have begun and not ended."""
-        return len(self._running) + len(self._unresolved)
+        """Requests that have begun and not ended, or whose robots.txt is still to be read, so that few are kept."""
+        return len(self._running) + len(self._unresolved) + len(self._unread)
 
     def _begin(self, job: _Job) -> Iterator[FetchResult]:
         """Starts the job, whose host has kept a place for it, or puts it with those that wait for something."""
@@ -188,6 +212,18 @@ class Fetcher:
             self._waiting.add(_Job(None, parts, parts))
         self._before_robots[url].append(job)
         self._waiting.release(job.host)
+
+    def _decide_next(self) -> None:
+        """Decides on one URL that waited for its site's rules, or reads the next site's: either may take a while."""
+        if self._undecided:
+            rules, job = self._undecided.popleft()
+            job.is_allowed = rules.allows(job.url)
+            self._waiting.add(job)
+        elif self._unread and self._robots:
+            answer = self._unread.popleft()
+            # Its jobs keep the rules, which may be forgotten before their turn.
+            rules = self._robots.learn(answer.url, answer.status, answer.take())
+            self._undecided.extend((rules, job) for job in self._before_robots.pop(robots_url(answer.url)))
 
     def _start_resolved(self) -> Iterator[FetchResult]:
         jobs, self._unresolved = self._unresolved, []
@@ -260,15 +296,7 @@ class Fetcher:
         elif job.row is not None:
             yield FetchResult(job.row, status, message, body if status.is_success else None)
         else:
-            self._learn_robots(job, status, body)
-
-    def _learn_robots(self, job: _Job, status: SampleStatus, body: Body | None) -> None:
-        assert self._robots is not None
-        # One byte past what is read tells that there is more.
-        self._robots.learn(job.first_url, status, b"" if body is None else body.take(MAX_BYTES + 1))
-        for waiting in self._before_robots.pop(robots_url(job.first_url)):
-            waiting.is_allowed = self._robots.allows(waiting.url)  # now: before its turn they may be forgotten
-            self._waiting.add(waiting)
+            self._unread.append(_RobotsAnswer(job.first_url, status, body))
 
     def _until_due(self) -> float:
         """How long to wait for the network when nothing waits but what has a time."""

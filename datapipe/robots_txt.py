@@ -39,14 +39,15 @@ class RobotsRules:
         rules = self._rules.get(robots_url(url))
         return None if rules is None else rules.allows(url)
 
-    def learn(self, url: SplitResult, status: SampleStatus, body: bytes) -> None:
-        """Keeps what asking for `robots_url(url)` gave."""
+    def learn(self, url: SplitResult, status: SampleStatus, body: bytes) -> SiteRules:
+        """Keeps what asking for `robots_url(url)` gave, and returns it."""
         site = robots_url(url)
         self._forget(site)
-        self._rules[site] = self._read(status, body)
+        rules = self._rules[site] = self._read(status, body)
         self._kept_rules += self._rules[site].size
         while self._kept_rules > MAX_KEPT_RULES and len(self._rules) > 1:
             self._forget(next(iter(self._rules)))
+        return rules
 
     def _read(self, status: SampleStatus, body: bytes) -> SiteRules:
         if status.is_success:

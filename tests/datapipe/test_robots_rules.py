@@ -1,6 +1,7 @@
 """What the rules of one robots.txt allow. Source: RFC 9309."""
 
 import re
+import time
 from urllib.parse import urlsplit
 
 import pytest
@@ -159,19 +160,30 @@ def test_every_decision_is_that_of_a_plain_reference(rules: list[tuple[str, bool
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "is_allowed"),
     [
-        "".join(f"User-agent: {n}\n" for n in range(15_000)) + "".join(f"Allow: /{n}\n" for n in range(15_000)),
-        ALL + "".join(f"Disallow: /{number}\n" for number in range(25_000)),
-        ALL + "".join(f"Disallow: /{'*a' * 500}*{number}\n" for number in range(500)),
-        ALL + "Allow: /\n" + "User-agent: x\nDisallow: /*\n" * 15_000,
+        ("".join(f"User-agent: {n}\n" for n in range(15_000)) + "".join(f"Allow: /{n}\n" for n in range(15_000)), True),
+        (ALL + "".join(f"Disallow: /{number}\n" for number in range(25_000)), True),
+        (ALL + "".join(f"Disallow: /{'*a' * 500}*{number}\n" for number in range(500)), False),
+        (ALL + "Allow: /\n" + "User-agent: x\nDisallow: /*\n" * 15_000, True),
     ],
     ids=["names times rules", "prefixes", "wildcards in a row", "groups"],
 )
-def test_a_hostile_file_keeps_little(text: str):
+def test_a_hostile_file_keeps_little(text: str, is_allowed: bool):
     rules = SiteRules.read(text.encode(), "diptych")
     assert rules.size <= 25_000
-    assert rules.allows(urlsplit("http://127.0.0.1/" + "a" * 8_000))
+    assert rules.allows(urlsplit("http://127.0.0.1/" + "a" * 8_000)) is is_allowed
+
+
+def test_a_url_whose_comparison_would_take_long_is_not_allowed_and_takes_none():
+    slow = "".join(f"Disallow: /*{'a' * 47}X{'a' * 47}{number}\n" for number in range(MAX_WILDCARD_RULES))
+    rules = SiteRules.read((ALL + slow).encode(), "diptych")
+    began = time.thread_time()
+    assert not rules.allows(urlsplit("http://127.0.0.1/" + "a" * 8_100))
+    assert time.thread_time() - began < 0.1
+    assert allows(ALL + slow, "/pictures/a.jpg")
+    usual = "".join(f"Disallow: /*/{number}-private?*&sort=\n" for number in range(100))
+    assert allows(ALL + usual, "/pictures/a.jpg?signature=" + "a" * 1_000)
 
 
 def test_a_site_with_more_wildcards_than_are_tried_on_each_url_allows_nothing():
