@@ -1,10 +1,12 @@
 """One process that builds shards, several at a time, so that none waits for the slow hosts of another."""
 
+import math
 import time
 from collections.abc import Callable
 
 import cv2
 
+from datapipe.backlog import WAITING_SHARE
 from datapipe.config import BuildConfig
 from datapipe.isolation import ProcessImage
 from datapipe.marker import ShardStats
@@ -13,7 +15,10 @@ from datapipe.shard_task import ShardProgress, WorkerTools, build_shard
 from infra.open_files import require_open_files
 
 REPORT_EVERY_S = 1.0
-OTHER_OPEN_FILES = 256  # Ray's, the shards' own, those of large bodies
+OTHER_OPEN_FILES = 256  # Ray's and the shards' own
+# A request under way has a socket and, when large, a file for its body. libcurl keeps as many idle sockets at most, and
+# bodies that wait for the decoder have a file each.
+OPEN_FILES_PER_CONNECTION = 3 + WAITING_SHARE
 CRASHES_BEFORE_ISOLATION = 2  # one may be a machine's; with the second, a picture is suspected
 
 
@@ -35,7 +40,8 @@ class ShardWorker:
         self._config = config
         self._on_begin = on_begin
         self._on_progress = on_progress
-        self._open_files = shards_at_once * config.connections + OTHER_OPEN_FILES
+        of_shards = math.ceil(shards_at_once * config.connections * OPEN_FILES_PER_CONNECTION)
+        self._open_files = of_shards + OTHER_OPEN_FILES
         self._tools = WorkerTools(process_image=process_image)
 
     def build(self, plan: ShardPlan) -> ShardStats:
