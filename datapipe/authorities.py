@@ -26,31 +26,35 @@ class Authorities:
         return " and ".join(filter(None, (self.file, self.folder)))
 
 
-def find_authorities() -> Authorities:
-    """Those that Python's TLS uses, else the system's.
+def find_authorities() -> Authorities | None:
+    """Those that Python's TLS uses, else the system's; None where there are none.
 
-    Raises MachineError where there are none, or where SSL_CERT_FILE and SSL_CERT_DIR, if set, lead to none.
+    SSL_CERT_FILE and SSL_CERT_DIR, if set, are not passed over for the system's.
     """
     paths = ssl.get_default_verify_paths()
     folder = paths.capath if paths.capath and _is_hashed(Path(paths.capath)) else None
     if paths.cafile or folder:  # either may be None, whatever typeshed says
         return Authorities(paths.cafile, folder)
-    asked = [f"{name}={os.environ[name]}" for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)]
-    if not asked:
+    if not _asked():
         for file in SYSTEM_FILES:
             if Path(file).is_file():
                 return Authorities(file, None)
-    raise unreadable(", ".join(asked) or "there are none where systems keep them")
+    return None
 
 
-def unreadable(what: str) -> MachineError:
+def unreadable(authorities: Authorities | None) -> MachineError:
     """The user's error for certificates that are not there or are none."""
+    what = str(authorities) if authorities else ", ".join(_asked()) or "there are none where systems keep them"
     return MachineError(
         f"The certificates of the authorities cannot be read: {what}.",
         "It must be a file in PEM format, or a folder that `openssl rehash` has seen; no https address can be checked "
         "without it.",
         "Install the system's ca-certificates, or let SSL_CERT_FILE name such a file.",
     )
+
+
+def _asked() -> list[str]:
+    return [f"{name}={os.environ[name]}" for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)]
 
 
 def _is_hashed(folder: Path) -> bool:

@@ -83,8 +83,6 @@ class _RobotsAnswer:
 class Fetcher:
     """Fetches URLs under the limits of a build's config. A `with` block closes its connections.
 
-    Raises MachineError where no authority's certificate can be read: every https row would count as its server's fault.
-
     A host that is slow or limits its connections holds up only its own URLs. `is_full` is asked before each new
     request: while it says yes, requests under way go on and no new ones begin; when it would say no again, `wake`
     should be called.

@@ -1,6 +1,7 @@
 """One process that builds shards, several at a time, so that none waits for the slow hosts of another."""
 
 import math
+import threading
 import time
 from collections.abc import Callable
 
@@ -12,7 +13,7 @@ from datapipe.isolation import ProcessImage
 from datapipe.marker import ShardStats
 from datapipe.plan import ShardPlan
 from datapipe.shard_task import ShardProgress, WorkerTools, build_shard
-from infra.open_files import require_open_files
+from infra.open_files import allowed_open_files, require_open_files
 
 REPORT_EVERY_S = 1.0
 OTHER_OPEN_FILES = 256  # Ray's and the shards' own
@@ -40,13 +41,21 @@ class ShardWorker:
         self._config = config
         self._on_begin = on_begin
         self._on_progress = on_progress
-        of_shards = math.ceil(shards_at_once * config.connections * OPEN_FILES_PER_CONNECTION)
-        self._open_files = of_shards + OTHER_OPEN_FILES
+        self._open_files = math.ceil(config.connections * OPEN_FILES_PER_CONNECTION)
+        most = (allowed_open_files() - OTHER_OPEN_FILES) / self._open_files
+        self._turns = threading.Semaphore(max(1, int(min(shards_at_once, most))))
         self._tools = WorkerTools(process_image=process_image)
 
     def build(self, plan: ShardPlan) -> ShardStats:
-        """Downloads, processes, writes and commits the shard. Raises MachineError where too few files may be open."""
-        require_open_files(self._open_files)
+        """Downloads, processes, writes and commits the shard; waits until the files may be open that it needs.
+
+        Raises MachineError where too few may be open for any.
+        """
+        require_open_files(self._open_files + OTHER_OPEN_FILES)
+        with self._turns:
+            return self._build(plan)
+
+    def _build(self, plan: ShardPlan) -> ShardStats:
         crashes = self._on_begin(plan.shard)
         last = 0.0
 

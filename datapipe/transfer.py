@@ -48,7 +48,7 @@ class TransferLimits:
 
     max_bytes: int
     allowed_networks: tuple[Network, ...]
-    authorities: Authorities
+    authorities: Authorities | None
     user_agent_token: str | None
     proxy: str | None
     scratch: str | None = None  # where large bodies wait; None: with other temporary files
@@ -72,8 +72,11 @@ class Transfer:
     ) -> None:
         """Makes the handle ready for this URL, to end within `timeout_s`; without `addresses` a proxy knows them.
 
-        An answer whose `X-Robots-Tag` has one of `disallowed_directives` counts as an opt-out.
+        An answer whose `X-Robots-Tag` has one of `disallowed_directives` counts as an opt-out. Raises MachineError for
+        an https URL without any authority's certificate: it would count as its server's fault.
         """
+        if url.scheme == "https" and self._limits.authorities is None:
+            raise unreadable(None)
         self._forget()
         self._disallowed_directives = disallowed_directives
         self.handle.setopt(pycurl.URL, url.geturl())
@@ -100,7 +103,7 @@ class Transfer:
         if curl_code != pycurl.E_OK and self._fault is not None:
             raise self._fault
         if curl_code == pycurl.E_SSL_CACERT_BADFILE:
-            raise unreadable(str(self._limits.authorities))
+            raise unreadable(self._limits.authorities)
         if self._too_large or curl_code == pycurl.E_FILESIZE_EXCEEDED:
             return SampleStatus.TOO_LARGE, f"more than {self._limits.max_bytes} bytes"
         if self._is_slow:
@@ -160,8 +163,9 @@ class Transfer:
         handle.setopt(pycurl.NOSIGNAL, True)
         handle.setopt(pycurl.BUFFERSIZE, RECEIVE_BYTES)
         # Both, also where one is missing: what libcurl and pycurl would take of their own may be another system's.
-        _set_or_unset(handle, pycurl.CAINFO, limits.authorities.file)
-        _set_or_unset(handle, pycurl.CAPATH, limits.authorities.folder)
+        authorities = limits.authorities or Authorities(None, None)
+        _set_or_unset(handle, pycurl.CAINFO, authorities.file)
+        _set_or_unset(handle, pycurl.CAPATH, authorities.folder)
         # What the environment says of proxies is not for a crawler's many hosts, and would get round the address check.
         handle.setopt(pycurl.PROXY, limits.proxy or "")
         login = os.environ.get(PROXY_LOGIN_VARIABLE)

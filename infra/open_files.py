@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import math
 import resource
 
 from infra.errors import MachineError
@@ -10,17 +11,23 @@ from infra.errors import MachineError
 SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
-def require_open_files(needed: int) -> None:
-    """Lets this process open as many files as the system allows. Raises MachineError when those are too few."""
+def allowed_open_files() -> float:
+    """Lets this process open as many files as the system allows, and says how many those are."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             soft = hard
-    if soft != resource.RLIM_INFINITY and soft < needed:
+    return math.inf if soft == resource.RLIM_INFINITY else soft
+
+
+def require_open_files(needed: int) -> None:
+    """Raises MachineError when this process may not open so many."""
+    allowed = allowed_open_files()
+    if allowed < needed:
         raise MachineError(
-            f"A process on this machine may have {soft:,} files and connections open.",
-            f"The shards that it builds at once need up to {needed:,}.",
+            f"A process on this machine may have {allowed:,.0f} files and connections open.",
+            f"A shard that it builds needs up to {needed:,}.",
             "Raise the limit (ulimit -Hn, or LimitNOFILE of the service), or lower build.connections.",
         )
 

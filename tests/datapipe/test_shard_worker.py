@@ -1,9 +1,11 @@
 """What a process that builds shards needs of its machine."""
 
 import contextlib
+import math
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -23,8 +25,8 @@ CONNECTIONS = 16
 LARGE = 3 << 20  # past what a body may take of the memory
 
 
-def required_files(config: BuildConfig, shards_at_once: int, monkeypatch: pytest.MonkeyPatch) -> int:
-    """How many files a worker asks for, those of other things left out."""
+def required_files(config: BuildConfig, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many files a worker asks for a shard, those of other things left out."""
     asked: list[int] = []
 
     def refuse(needed: int) -> None:
@@ -33,7 +35,7 @@ def required_files(config: BuildConfig, shards_at_once: int, monkeypatch: pytest
 
     with monkeypatch.context() as patch:
         patch.setattr(shard_worker, "require_open_files", refuse)
-        worker = ShardWorker(config, process_image, lambda _: 0, lambda *_: None, shards_at_once)
+        worker = ShardWorker(config, process_image, lambda _: 0, lambda *_: None, 1)
         with pytest.raises(MachineError):
             worker.build(ShardPlan(0, ()))
     return asked[0] - OTHER_OPEN_FILES
@@ -68,5 +70,29 @@ def test_the_files_of_large_bodies_are_asked_for_before_a_shard_begins(tmp_path:
                 time.sleep(0.01)
             sockets = count_links("socket:") // 2  # the web has the other ends
             is_measured.set()
-    assert files + sockets <= required_files(config, 1, monkeypatch)
-    assert required_files(config, 3, monkeypatch) == 3 * required_files(config, 1, monkeypatch)
+    assert files + sockets <= required_files(config, monkeypatch)
+
+
+@pytest.mark.parametrize(("shards", "allowed", "at_once"), [(8, math.inf, 8), (8, 1024, 3), (2, 1024, 2), (8, 300, 1)])
+def test_no_more_shards_are_built_at_once_than_may_have_their_files_open(
+    shards: int, allowed: float, at_once: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(shard_worker, "allowed_open_files", lambda: allowed)
+    monkeypatch.setattr(shard_worker, "require_open_files", lambda needed: None)
+    together = threading.Barrier(at_once)
+    most, under_way, lock = [0], [0], threading.Lock()
+
+    def build_shard(*_: object, **__: object) -> None:
+        with lock:
+            under_way[0] += 1
+            most[0] = max(most[0], under_way[0])
+        together.wait(20)
+        time.sleep(0.05)
+        with lock:
+            under_way[0] -= 1
+
+    monkeypatch.setattr(shard_worker, "build_shard", build_shard)
+    worker = ShardWorker(BuildConfig(input="", output=""), process_image, lambda _: 0, lambda *_: None, shards)
+    with ThreadPoolExecutor(shards) as threads:
+        list(threads.map(worker.build, [ShardPlan(number, ()) for number in range(2 * at_once)]))
+    assert most == [at_once]

@@ -22,7 +22,7 @@ except MachineError as error:
 
 @pytest.mark.parametrize(
     ("needed", "said"),
-    [(512, "enough (512, 512)"), (513, "may have 512 files"), (513, "need up to 513"), (513, "build.connections")],
+    [(512, "enough (512, 512)"), (513, "may have 512 files"), (513, "needs up to 513"), (513, "build.connections")],
 )
 def test_a_process_takes_what_it_may_have_open_and_says_when_that_is_too_little(needed: int, said: str):
     script = SCRIPT.format(needed=needed)
