@@ -156,7 +156,8 @@ def _is_still(listed: Sequence[ListFile], settings: dict[str, object]) -> bool:
 
 
 def _tell_of_later_files(config: BuildConfig, listed: Sequence[ListFile], progress: Progress) -> None:
-    later = [file.name for file in files_there(config.input) if file not in listed]
+    known = frozenset(listed)
+    later = [file.name for file in files_there(config.input) if file not in known]
     if later:
         progress.note(
             f"build  {config.input} has {len(later):,} more than when the build began ({', '.join(later[:3])}): "
