@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import IO
 
 from infra.conditions import honours_conditions
@@ -205,8 +206,7 @@ def _try_lock_in_folder(place: Storage) -> IO[str] | None:
 def _try_lock(place: Storage) -> IO[str] | None:
     """The locked file; None while another process has it. flock belongs to the open file and not to its name."""
     path = place.local_path(LEASE_FILE)
-    with writing(path):
-        file = path.open("a+")
+    file, is_new = _opened(path)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
@@ -217,7 +217,8 @@ def _try_lock(place: Storage) -> IO[str] | None:
         file.close()
         if error.errno not in NO_LOCKS:
             raise
-        path.unlink(missing_ok=True)
+        if is_new:  # another one may be of a holder whose locks are known where it runs
+            path.unlink(missing_ok=True)
         raise OutputError(
             f"{place.url}: its file system knows no locks ({error.strerror}).",
             "One process at a time drives a place, which is told by a lock (flock) on its lease.",
@@ -225,6 +226,15 @@ def _try_lock(place: Storage) -> IO[str] | None:
         ) from error
     file.close()
     return None
+
+
+def _opened(path: Path) -> tuple[IO[str], bool]:
+    """The lease's file, and whether this call made it. Raises OutputError."""
+    with writing(path):
+        try:
+            return path.open("x+"), True
+        except FileExistsError:
+            return path.open("a+"), False
 
 
 def _say_waiting(place: Storage, data: bytes, say: Callable[[str], None]) -> None:

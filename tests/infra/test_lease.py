@@ -75,6 +75,20 @@ def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest
     assert list(tmp_path.iterdir()) == []
 
 
+def test_who_finds_no_locks_leaves_the_lease_of_a_holder_that_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    folder = storage_of(tmp_path)
+    with hold(folder, print):
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr("infra.lease.fcntl.flock", no_locks)
+            with pytest.raises(OutputError, match="knows no locks"), hold(folder, print):
+                pass
+        mine = holder_of(folder)
+        assert mine is not None and mine.pid == os.getpid()
+
+
 def test_a_folder_that_nobody_drove_has_no_holder(tmp_path: Path):
     assert holder_of(storage_of(tmp_path)) is None
 
