@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 from datapipe.config import BuildConfig
 from datapipe.convert import convert_to_parquet
 from datapipe.input_files import ListFile
+from infra.local_files import LocalWriter
+from infra.session_folder import session_folder
 from infra.storage import Storage, storage_of
 
 CONVERTED_FOLDER = "_input"
@@ -18,7 +20,10 @@ TYPES_FILE = "types.parquet"  # no rows: its columns are those that a file has n
 
 
 def as_parquet(file: ListFile, config: BuildConfig) -> ListFile:
-    """The file itself if it is Parquet; else its conversion, made now unless a former start made it."""
+    """The file itself if it is Parquet; else its conversion, made now unless a former start made it.
+
+    Raises InputError with the line that cannot be read, and OutputError.
+    """
     if file.format == "parquet":
         return file
     # Conversions of JSON had texts once where a column has no value.
@@ -27,12 +32,20 @@ def as_parquet(file: ListFile, config: BuildConfig) -> ListFile:
     folder = _folder(config)
     target = ListFile(folder, f"{file.name}.{identity}.parquet")
     if not folder.exists(target.name):
-        with tempfile.TemporaryDirectory(prefix="diptych-") as scratch:
-            temporary = folder.local_path() / f".{target.name}.partial" if folder.is_local else Path(scratch) / "list"
-            temporary.parent.mkdir(parents=True, exist_ok=True)
-            convert_to_parquet(file.url, file.open_stream, temporary, config.url_col)
-            folder.put_file(temporary, target.name)
+        _convert(file, target, config.url_col)
     return target
+
+
+def _convert(file: ListFile, target: ListFile, url_col: str) -> None:
+    """Writes the conversion on this machine's disk first. Raises OutputError, also for a disk that is full."""
+    if target.storage.is_local:
+        with target.storage.local_writer(target.name) as temporary:
+            convert_to_parquet(file.url, file.open_stream, temporary, url_col)
+        return
+    with session_folder("list-", Path(tempfile.gettempdir())) as scratch:
+        with LocalWriter(scratch / "list") as temporary:
+            convert_to_parquet(file.url, file.open_stream, temporary, url_col)
+        target.storage.put_file(scratch / "list", target.name)
 
 
 def is_conversion(place: str, config: BuildConfig) -> bool:
