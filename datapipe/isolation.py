@@ -14,6 +14,7 @@ from datapipe.addresses import Refusal
 from datapipe.config import BuildConfig
 from datapipe.image import StoredImage, process_image
 from datapipe.status import SampleStatus
+from infra.open_files import is_shortage, shortage
 
 DECODE_TIMEOUT_S = 60.0
 CRASHED = Refusal(SampleStatus.DECODER_CRASH, "the decoder crashed on the picture, or found no end")
@@ -54,9 +55,14 @@ class IsolatedDecoder:
         self._stop()
 
     def process(self, body: bytes) -> StoredImage | Refusal:
-        """What `process_image` gives; DECODER_CRASH when its process dies or takes too long."""
+        """What `process_image` gives; DECODER_CRASH when its process dies or takes too long.
+
+        Raises MachineError when this machine lacks what a process needs.
+        """
+        is_new, child = self._child is None, self._child or self._start()
         try:
-            child = self._child = self._child or self._start()
+            if is_new:
+                _send(child, json.dumps(self._config.model_dump()).encode())
             _send(child, body)
             meta = json.loads(_receive(child))
             data = _receive(child)
@@ -69,9 +75,13 @@ class IsolatedDecoder:
 
     def _start(self) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-m", "datapipe.isolated_child", name_of(self._function)]
-        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        _send(child, json.dumps(self._config.model_dump()).encode())
-        return child
+        try:
+            self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        except OSError as error:
+            if is_shortage(error):
+                raise shortage(error) from error
+            raise
+        return self._child
 
     def _stop(self) -> None:
         if self._child is not None:

@@ -8,7 +8,7 @@ import resource
 from infra.errors import MachineError
 
 # What the system answers when it, or this process, has no more of something: no fault of who is asked for.
-SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN})
 
 
 def allowed_open_files() -> float:
@@ -38,9 +38,10 @@ def is_shortage(error: OSError) -> bool:
 
 
 def shortage(error: OSError) -> MachineError:
-    """The user's error for what could not be opened."""
+    """The user's error for what could not be opened or started."""
     return MachineError(
-        f"This machine could not open one more file or connection ({error.strerror}).",
+        f"This machine could not open one more file or connection, or start one more process ({error.strerror}).",
         "What was finished before is kept; nothing that is missing for this is counted as the web's failure.",
-        "Raise the limit of open files (ulimit -n) or lower build.connections, and run the same command again.",
+        "Raise the limit of open files (ulimit -n) or of processes (ulimit -u), or lower build.connections or "
+        "build.tasks, and run the same command again.",
     )

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import psutil
 
+from infra.local_files import unwritable
+
 PREFIX = "diptych-"
-NAME = re.compile(PREFIX + r"\d+-(logs-|checkpoint-)?[a-z0-9_]{8}")  # a process, what it is for, and what tempfile adds
+NAME = re.compile(PREFIX + r"\d+-(logs-|checkpoint-|list-)?[a-z0-9_]{8}")  # a process, its purpose, tempfile's part
 OWNER_FILE = "owner"
 BOOT_FILE = Path("/proc/sys/kernel/random/boot_id")
 MAX_TEMPORARY_PATH = 18  # Ray appends 89 characters, and the path of a socket may have 107
@@ -25,15 +27,18 @@ def session_folder(purpose: str = "", parent: Path | None = None) -> Iterator[Pa
     """A folder for the length of the block; its owner file is locked until then, or until the process dies.
 
     parent: the user's temporary folder; by default, /tmp in its place where that is too deep for Ray's sockets.
+    Raises OutputError when it cannot be made.
     """
     parent = parent or _short_temporary_folder()
-    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-{purpose}", dir=parent))
     try:
-        with (folder / OWNER_FILE).open("w") as owner:
+        folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-{purpose}", dir=parent))
+    except OSError as error:
+        raise unwritable(parent, error) from error
+    try:
+        with (folder / OWNER_FILE).open("wb", buffering=0) as owner:  # a full disk is not tried again on closing
             with contextlib.suppress(OSError):  # a file system without locks: the file stays empty, which is nobody's
                 fcntl.flock(owner, fcntl.LOCK_EX)
-                owner.write(this_machine())
-                owner.flush()
+                owner.write(this_machine().encode())
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,5 +1,6 @@
 """Decoding in a child process, and the baton that a process's shards share."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from datapipe.config import BuildConfig
 from datapipe.image import StoredImage, process_image
 from datapipe.isolation import CRASHED, IsolatedDecoder
 from datapipe.status import SampleStatus
+from infra.errors import MachineError
 
 CONFIG = BuildConfig(input="", output="", image_size=40)
 
@@ -50,6 +52,21 @@ def test_a_picture_that_kills_the_child_costs_only_itself():
             assert decoder.process(death) == CRASHED
         assert decoder.process(picture(3)) == process_image(picture(3), CONFIG)
     assert CRASHED.status is SampleStatus.DECODER_CRASH
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM, errno.EMFILE])
+def test_a_child_that_this_machine_cannot_start_is_no_fault_of_the_picture(
+    monkeypatch: pytest.MonkeyPatch, number: int
+):
+    def no_process(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with IsolatedDecoder(CONFIG) as decoder:
+        with monkeypatch.context() as short:
+            short.setattr("datapipe.isolation.subprocess.Popen", no_process)
+            with pytest.raises(MachineError, match=os.strerror(number)):
+                decoder.process(picture(1))
+        assert decoder.process(picture(1)) == process_image(picture(1), CONFIG)
 
 
 ENDLESS = """
