@@ -145,7 +145,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("too_many_pixels",),
         0.05,
-        "pictures are larger than max_image_pixels.\nRaise it on a new output if memory allows (3 bytes a pixel).",
+        "pictures are larger than max_image_pixels, or have over 100 million pixels and would not be resized.\n"
+        "On a new output raise it if memory allows (3 bytes a pixel), and let larger pictures be resized.",
     ),
     Rule(
         ("too_small", "too_big", "aspect_ratio"),

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from infra.settings import Place, Settings
 
 MAX_PNG_COMPRESSION = 9
-MAX_IMAGE_PIXELS = 100_000_000
+MAX_IMAGE_PIXELS = 100_000_000  # of what is stored: training, evaluation and annotation decode no larger ones
 
 
 class OutputFormat(StrEnum):
@@ -94,7 +94,7 @@ class BuildConfig(Settings):
     max_download_bytes: Annotated[int, Field(ge=1)] = 64 << 20
     """Largest response body that is read."""
     max_image_pixels: Annotated[int, Field(ge=1)] = MAX_IMAGE_PIXELS
-    """Largest picture that is decoded (width × height), told from its header."""
+    """Largest picture that is decoded (width × height), told from its header; none is stored with over 100 million."""
     max_redirects: Annotated[int, Field(ge=0, le=20)] = 5
     """Redirects that are followed."""
     connections: Annotated[int, Field(ge=1, le=1024)] = 64

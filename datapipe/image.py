@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from PIL import Image, UnidentifiedImageError
 
 from datapipe.addresses import Refusal
-from datapipe.config import BuildConfig, EncodeFormat, IccMode, ResizeMode
+from datapipe.config import MAX_IMAGE_PIXELS, BuildConfig, EncodeFormat, IccMode, ResizeMode
 from datapipe.decode import DECODER_ERRORS, decode_image, exif_of, make_upright, open_image, orientation_of
 from datapipe.encode import encode, encode_planes
 from datapipe.exif import exif_json
@@ -120,14 +120,17 @@ def _process(opened: _Opened, body: bytes, config: BuildConfig) -> StoredImage |
     if refusal is not None:
         return refusal
     if not needs_resize(*original, config):
+        if original[0] * original[1] > MAX_IMAGE_PIXELS:
+            return Refusal(SampleStatus.TOO_MANY_PIXELS, f"stored as it is, more than {MAX_IMAGE_PIXELS} pixels")
         pixels = make_upright(opened.decode(1, False), orientation)
         if config.skip_reencode and opened.is_stored_form and orientation == 1:
             return _stored(body, original, original, opened, config)
         return _encoded(pixels, original, opened, config)
     size = scaled_size(*original, config)
-    if size[0] * size[1] > config.max_image_pixels:
+    most_pixels = min(config.max_image_pixels, MAX_IMAGE_PIXELS)
+    if size[0] * size[1] > most_pixels:
         # A line of pixels, made larger: keeping its ratio would take gigabytes.
-        return Refusal(SampleStatus.RESIZE_FAILED, f"resized, more than {config.max_image_pixels} pixels")
+        return Refusal(SampleStatus.RESIZE_FAILED, f"resized, more than {most_pixels} pixels")
     reduction = reduction_for(original, size) if opened.can_reduce else 1
     if orientation != 1 and any(side % reduction for side in original):
         reduction = 1  # turned, the part of a pixel at the end would come to lie at the start

@@ -13,7 +13,7 @@ from PIL import Image
 
 from datapipe.addresses import Refusal
 from datapipe.config import BuildConfig
-from datapipe.image import StoredImage, process_image
+from datapipe.image import CUT, StoredImage, process_image
 from datapipe.status import SampleStatus
 
 ROTATED_RIGHT = 6  # EXIF: the camera was turned, the picture's top is its right side
@@ -175,6 +175,16 @@ def test_too_many_pixels_are_told_from_the_header(body: bytes):
     for limit in (100_000_000, 300_000_000):
         result = process_image(body, config(max_image_pixels=limit))
         assert isinstance(result, Refusal) and result.status is SampleStatus.TOO_MANY_PIXELS
+
+
+def test_a_picture_is_decoded_to_be_resized_but_not_stored_where_training_would_not_decode_it():
+    larger = {"max_image_pixels": 300_000_000, "image_size": 8192}
+    claims = png_that_claims(10_001, 10_000)
+    result = process_image(claims, config(**larger, resize_mode="no"))
+    assert isinstance(result, Refusal) and result.status is SampleStatus.TOO_MANY_PIXELS
+    assert process_image(claims, config(**larger)) == CUT
+    result = process_image(png_that_claims(15_000, 10_000), config(**larger))
+    assert isinstance(result, Refusal) and result.status is SampleStatus.RESIZE_FAILED
 
 
 def test_a_huge_picture_inside_a_small_one_is_not_decoded():
