@@ -13,20 +13,22 @@ Lists of captions from the web (CC12M's) have quotes as they came, others are qu
 import csv
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 QUOTED = re.compile(r'"([^"]*(?:""[^"]*)*)"(?=\t|\Z)')
 OPEN = re.compile(r'"[^"]*(?:""[^"]*)*\Z')
+MAY_CLOSE = re.compile(r'[^"]*(?:""[^"]*)*"(?!")')  # a line with a quote that is not one of two
 MAX_LINES = 10_000  # of one quoted text: what is longer has lost its quote
 
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """The fields of a text; which of them begins with a quote that does not end; and whether one is torn over lines."""
+    """The fields of a text; the first that begins with a quote that does not end; whether one is torn over lines."""
 
     fields: list[str]
     open_at: int | None
+    open_place: int
     is_torn: bool
 
 
@@ -61,24 +63,28 @@ class TsvReader:
         if '\t"' not in text and not text.startswith('"'):
             return plain
         found = _split(text)
-        if found.open_at is not None and (fields := self._over_lines(line, found.open_at)) is not None:
+        if found.open_at is not None and (fields := self._over_lines(line, found)) is not None:
             return fields
         return plain if len(plain) == self._width != len(found.fields) else found.fields
 
-    def _over_lines(self, line: str, open_at: int) -> list[str] | None:
+    def _over_lines(self, line: str, begun: _Line) -> list[str] | None:
         """The fields up to the line in which the quoted texts end; None when they end nowhere, and take no line."""
         taken = [line]
+        before, still_open = begun.fields[: begun.open_at], [line[begun.open_place :]]
         while len(taken) < MAX_LINES and (more := self._take()) is not None:
             taken.append(more)
-            found = _split("".join(taken).rstrip("\r\n")) if '"' in more else None
-            still_open = open_at if found is None else found.open_at
-            if self._is_row(more) and (still_open == open_at or self._is_row(line)):
+            still_open.append(more)
+            # Only what is open is split anew, and only where it may close: each line is read once or twice.
+            text = "".join(still_open) if MAY_CLOSE.match(more) else ""
+            found = _split(text.rstrip("\r\n"), before) if text else None
+            if self._is_row(more) and (found is None or found.open_at == len(before) or self._is_row(line)):
                 break
-            if found is not None and (still_open is None or found.is_torn):
-                if not found.is_torn and len(found.fields) <= self._width:
+            if found is not None:
+                if found.open_at is None and not found.is_torn and len(found.fields) <= self._width:
                     return found.fields
-                break
-            open_at = open_at if still_open is None else still_open
+                if found.open_at is None or found.is_torn or found.open_at >= self._width:
+                    break
+                before, still_open = found.fields[: found.open_at], [text[found.open_place :]]
         self._ahead.extendleft(reversed(taken[1:]))
         self.line_num -= len(taken) - 1
         return None
@@ -88,8 +94,9 @@ class TsvReader:
         return len(fields) == self._width and (self._url_place is None or "://" in fields[self._url_place])
 
 
-def _split(text: str) -> _Line:
-    fields, place, open_at, is_torn = list[str](), -1, None, False
+def _split(text: str, before: Sequence[str] = ()) -> _Line:
+    """The fields of a line, or of what follows the fields before."""
+    fields, place, open_at, open_place, is_torn = list(before), -1, None, 0, False
     while place < len(text):
         place += 1
         if quoted := QUOTED.match(text, place):
@@ -97,9 +104,9 @@ def _split(text: str) -> _Line:
             place = quoted.end()
             continue
         if open_at is None and OPEN.match(text, place):
-            open_at = len(fields)
+            open_at, open_place = len(fields), place
         end = text.find("\t", place)
         fields.append(text[place : end if end >= 0 else len(text)])
         is_torn = is_torn or (open_at is None and ("\n" in fields[-1] or "\r" in fields[-1]))
         place += len(fields[-1])
-    return _Line(fields, open_at, is_torn)
+    return _Line(fields, open_at, open_place, is_torn)

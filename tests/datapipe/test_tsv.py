@@ -2,6 +2,7 @@
 
 import csv
 import io
+import time
 
 import pytest
 from hypothesis import given
@@ -72,6 +73,20 @@ def test_a_quote_quotes_only_where_it_closes(text: str, rows: list[list[str]]):
 def test_fields_that_begin_and_end_with_quotes_by_chance_are_told_by_their_number():
     assert rows_of('url\ta\tb\nu://1\t"Hello\the said "\n') == [["u://1", '"Hello', 'he said "']]
     assert rows_of('url\ta\tb\nu://1\t"Hello\the said "\tx\n') == [["u://1", "Hello\the said ", "x"]]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'some ""words"" in a text that goes on and on' * 8,
+        'closed"\t"and another one is open' + "x" * 300,
+    ],
+)
+def test_a_text_of_many_lines_is_read_in_a_time_that_grows_as_they_do(line: str):
+    """Not with their square, which would be minutes."""
+    before = time.process_time()
+    rows = rows_of('url\tcaption\nu://1\t"never closed\n' + f"{line}\n" * 9000)
+    assert len(rows) == 9001 and time.process_time() - before < 5
 
 
 def test_lines_are_counted_where_some_were_looked_at_twice():
