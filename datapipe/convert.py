@@ -8,7 +8,7 @@ import itertools
 import json
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Protocol
@@ -16,12 +16,14 @@ from typing import IO, Any, BinaryIO, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datapipe.promotion import Extremes
 from datapipe.tsv import TsvReader
 from infra.errors import InputError, first_line
 
 TEXT_FORMATS = ("csv", "tsv", "json", "jsonl", "txt")
 BATCH_ROWS = 10_000  # rows held at once, and a row group of the result
 INT64_MAX = 2**63 - 1
+WHOLE = pa.int64()
 # ValueError: JSONDecodeError is one, and a number of more digits than Python reads is another.
 JSON_ERRORS = (ValueError, RecursionError)
 
@@ -31,10 +33,11 @@ OpenFile = Callable[[], BinaryIO]
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """The columns of a list's rows, and how many there are."""
+    """The columns of a list's rows, how many rows there are, and the extremes of the columns with whole numbers."""
 
     schema: pa.Schema
     rows: int
+    extremes: Mapping[str, Extremes]
 
 
 def convert_to_parquet(name: str, open_file: OpenFile, target: Path, url_col: str) -> None:
@@ -171,13 +174,18 @@ _READERS: dict[str, Callable[[IO[str], str, str], Iterator[Row]]] = {
 def survey(rows: Iterable[Row]) -> Survey:
     """The columns in the order in which they first appear, each of the narrowest type that all its values have."""
     kinds: dict[str, set[pa.DataType]] = {}
+    extremes: dict[str, Extremes] = {}
     count = 0
     for row in rows:
         count += 1
         for name, value in row.items():
-            kinds.setdefault(name, set()).add(_type_of(value))
+            kind = _type_of(value)
+            kinds.setdefault(name, set()).add(kind)
+            if kind is WHOLE:
+                least, greatest = extremes.get(name, (value, value))
+                extremes[name] = min(least, value), max(greatest, value)
     fields = [pa.field(_clean(name), _common(types - {pa.null()})) for name, types in kinds.items()]
-    return Survey(pa.schema(fields), count)
+    return Survey(pa.schema(fields), count, {_clean(name): found for name, found in extremes.items()})
 
 
 def _type_of(value: object) -> pa.DataType:
@@ -187,7 +195,7 @@ def _type_of(value: object) -> pa.DataType:
         case bool():
             return pa.bool_()
         case int() if abs(value) <= INT64_MAX:
-            return pa.int64()
+            return WHOLE
         case float():
             return pa.float64()
     return pa.string()

@@ -2,7 +2,7 @@
 
 import difflib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -10,6 +10,7 @@ import pyarrow as pa
 from datapipe.config import BuildConfig
 from datapipe.input_files import ListFile
 from datapipe.plan import InputFile, plan_shards
+from datapipe.promotion import Extremes, common_type, is_exact
 from infra.errors import ConfigError
 
 # Columns that a build writes itself; one of the list with such a name would be lost.
@@ -39,21 +40,29 @@ OWN_COLUMNS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class FileColumns:
-    """One file of the list: its rows, and the columns that go into the dataset with their types there."""
+    """One file of the list: its rows, the columns that go into the dataset with their types there, their extremes."""
 
     source: ListFile
     rows: int
     columns: pa.Schema
+    extremes: Mapping[str, Extremes]
 
 
-def columns_of(source: ListFile, schema: pa.Schema, rows: int, config: BuildConfig) -> FileColumns:
+def columns_of(
+    source: ListFile,
+    schema: pa.Schema,
+    rows: int,
+    config: BuildConfig,
+    extremes: Callable[[pa.Schema], Mapping[str, Extremes]],
+) -> FileColumns:
     """Of the file's columns those that are used. Raises ConfigError for missing ones and such as cannot be used."""
     if not rows:
-        return FileColumns(source, 0, pa.schema([]))
+        return FileColumns(source, 0, pa.schema([]), {})
     _check_names(schema.names, source.url, config)
     _check_text(schema, source, config)
     used = [(name, stored_type(schema.field(name).type)) for name in additional_columns(schema.names, config)]
-    return FileColumns(source, rows, pa.schema(used))
+    columns = pa.schema(used)
+    return FileColumns(source, rows, columns, extremes(columns))
 
 
 def stored_type(kind: pa.DataType) -> pa.DataType:
@@ -77,13 +86,16 @@ def types_of_empty(files: Sequence[FileColumns]) -> pa.Schema:
         for field in file.columns
         if pa.types.is_null(field.type)
     )
-    found = {name: _common_type(_types_by_file(files, name).values()) for name in dict.fromkeys(empty)}
+    found = {name: common_type(_types_by_file(files, name).values()) for name in dict.fromkeys(empty)}
     texts, none = pa.string(), pa.null()  # none is for what the other files don't agree on
     return pa.schema([(name, texts if kind == none else kind or none) for name, kind in found.items()])
 
 
 def refuse_mixed_types(files: Sequence[FileColumns], config: BuildConfig) -> None:
-    """Raises ConfigError when the files of one shard have a column in types that do not go together."""
+    """Raises ConfigError when the files of one shard have a column in types that do not go together.
+
+    They go together when they have a type in which each value that is there stays what it is.
+    """
     if all(file.columns.equals(files[0].columns) for file in files):
         return
     by_place = {file.source.url: file for file in files}
@@ -97,30 +109,52 @@ def refuse_mixed_types(files: Sequence[FileColumns], config: BuildConfig) -> Non
 def _refuse_mixed(files: Sequence[FileColumns]) -> None:
     names = list(dict.fromkeys(name for file in files for name in file.columns.names))
     for name in names:
-        types = _types_by_file(files, name)
-        if _common_type(types.values()) is None:
-            pairs = itertools.combinations(types, 2)
-            one, other = next(pair for pair in pairs if _common_type(types[place] for place in pair) is None)
-            raise ConfigError(
-                f"build.input: the column {name!r} is {types[one]} in {one}, and {types[other]} in {other}.",
-                "In all files a column has one type, or types that go together, such as whole numbers and fractions.",
-                "Write one of them anew, or leave it out: set build.save_additional_columns to "
-                f"[{', '.join(kept for kept in names if kept != name)}].",
+        having = [file for file in files if name in file.columns.names]
+        common = common_type(file.columns.field(name).type for file in having)
+        if common is None:
+            one, other = next(pair for pair in itertools.combinations(having, 2) if _joined(pair, name) is None)
+            allowed = (
+                "In all files a column has one type, or types that go together, such as whole numbers and fractions."
             )
+        elif inexact := [file for file in having if not _is_exact(file, name, common)]:
+            one = inexact[0]
+            pairs = ((file, _joined((one, file), name)) for file in having)
+            other = next((file for file, kind in pairs if kind is None or not _is_exact(one, name, kind)), having[-1])
+            allowed = (
+                f"In a shard with rows of both it would be {common}, which does not have every value of {one.source} "
+                f"as it is{_values(one, name)}."
+            )
+        else:
+            continue
+        types = [file.columns.field(name).type for file in (one, other)]
+        others = ", ".join(kept for kept in names if kept != name)
+        raise ConfigError(
+            f"build.input: the column {name!r} is {types[0]} in {one.source}, and {types[1]} in {other.source}.",
+            allowed,
+            "Write one of them anew in the other's type (in pandas, Int64 holds whole numbers with gaps), or leave the "
+            f"column out: set build.save_additional_columns to [{others}].",
+        )
+
+
+def _joined(files: Iterable[FileColumns], name: str) -> pa.DataType | None:
+    return common_type(file.columns.field(name).type for file in files)
+
+
+def _is_exact(file: FileColumns, name: str, common: pa.DataType) -> bool:
+    return is_exact(file.columns.field(name).type, common, file.extremes.get(name))
+
+
+def _values(file: FileColumns, name: str) -> str:
+    """What is known of a column of whole numbers."""
+    if not pa.types.is_integer(file.columns.field(name).type):
+        return ""
+    if name not in file.extremes:
+        return " (its statistics do not say how large they are)"
+    return " (from {:,} to {:,})".format(*file.extremes[name])
 
 
 def _types_by_file(files: Iterable[FileColumns], name: str) -> dict[str, pa.DataType]:
     return {file.source.url: file.columns.field(name).type for file in files if name in file.columns.names}
-
-
-def _common_type(kinds: Iterable[pa.DataType]) -> pa.DataType | None:
-    """What columns of these types become when they are joined; None when they cannot be."""
-    # Tables of one row: `unify_schemas` allows more than can be cast.
-    tables = [pa.table({"": pa.nulls(1, kind)}) for kind in dict.fromkeys(kinds)]
-    try:
-        return pa.concat_tables(tables, promote_options="permissive").schema.field(0).type
-    except pa.ArrowException:
-        return None
 
 
 def _check_names(names: list[str], where: str, config: BuildConfig) -> None:

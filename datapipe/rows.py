@@ -23,7 +23,8 @@ def read_rows(pieces: Sequence[Piece], config: BuildConfig) -> pa.Table:
     Raises InputError when the rows cannot be read as they could when the build began.
     """
     try:
-        return _joined([_as_stored(_read_piece(piece, config), piece, config) for piece in pieces]).combine_chunks()
+        parts = [_as_stored(_read_piece(piece, config), config) for piece in pieces]
+        return _joined(parts, pieces, config).combine_chunks()
     except (OSError, pa.ArrowException) as error:
         files = ", ".join(sorted({piece.path for piece in pieces}))
         raise InputError(
@@ -33,30 +34,27 @@ def read_rows(pieces: Sequence[Piece], config: BuildConfig) -> pa.Table:
         ) from error
 
 
-def _joined(parts: Sequence[pa.Table]) -> pa.Table:
+def _joined(parts: Sequence[pa.Table], pieces: Sequence[Piece], config: BuildConfig) -> pa.Table:
     """The parts one after another; a column whose types differ has the one that holds all of them."""
-    wanted = pa.unify_schemas([part.schema for part in parts], promote_options="permissive")
-    rounded = []
-    for part in parts:
-        for place, field in enumerate(part.schema):
-            kind = wanted.field(field.name).type
-            if pa.types.is_floating(kind) and pa.types.is_integer(field.type):
-                # Not every whole number past 2^53 is a fraction: joined as they are, such would be refused.
-                part = part.set_column(place, field.name, part[field.name].cast(kind, safe=False))
-        rounded.append(part)
-    return pa.concat_tables(rounded, promote_options="permissive")
+    rows = pa.concat_tables(parts, promote_options="permissive")
+    converted = [part for part, piece in zip(parts, pieces, strict=True) if is_conversion(piece.path, config)]
+    for name in dict.fromkeys(name for part in converted for name in _empty(part)):
+        if pa.types.is_null(rows[name].type):
+            kind = read_types(config).field(name).type
+            rows = rows.set_column(rows.schema.get_field_index(name), name, rows[name].cast(kind))
+    return rows
 
 
-def _as_stored(part: pa.Table, piece: Piece, config: BuildConfig) -> pa.Table:
-    """The piece's columns as the dataset has them."""
+def _empty(part: pa.Table) -> list[str]:
+    return [field.name for field in part.schema if pa.types.is_null(field.type)]
+
+
+def _as_stored(part: pa.Table, config: BuildConfig) -> pa.Table:
+    """The columns as the dataset has them."""
     columns = {"url": part[config.url_col].cast(pa.string())}
     if config.caption_col is not None:
         columns["caption"] = part[config.caption_col].cast(pa.string())
     columns |= {name: part[name] for name in additional_columns(part.column_names, config)}
-    empty = [name for name, column in columns.items() if pa.types.is_null(column.type)]
-    if empty and is_conversion(piece.path, config):
-        types = read_types(config)
-        columns |= {name: columns[name].cast(types.field(name).type) for name in empty}
     return pa.table(columns)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,6 +13,7 @@ from datapipe.convert import read_list, survey
 from datapipe.input_files import ListFile, find_input_files
 from datapipe.list_columns import FileColumns, columns_of, refuse_mixed_types, types_of_empty
 from datapipe.plan import InputFile
+from datapipe.promotion import extremes_in
 from infra.errors import InputError, first_line
 from infra.storage import storage_of
 
@@ -68,7 +70,7 @@ def _check_files(files: Sequence[FileColumns], config: BuildConfig) -> None:
 
 def _survey(file: ListFile, config: BuildConfig) -> FileColumns:
     found = survey(read_list(file.url, file.open_stream, config.url_col))
-    return columns_of(file, found.schema, found.rows, config)
+    return columns_of(file, found.schema, found.rows, config, lambda _: found.extremes)
 
 
 def _open(parquet: ListFile, source: ListFile, config: BuildConfig) -> FileColumns:
@@ -83,7 +85,7 @@ def _open(parquet: ListFile, source: ListFile, config: BuildConfig) -> FileColum
             "A list's Parquet file is whole and readable.",
             "Write it anew, or give it its true ending.",
         ) from error
-    return columns_of(source, schema, metadata.num_rows, config)
+    return columns_of(source, schema, metadata.num_rows, config, partial(extremes_in, metadata))
 
 
 def input_identity(files: Iterable[ListFile]) -> str:

@@ -141,11 +141,98 @@ def test_a_shard_of_a_large_dictionary_has_its_own_values_only(tmp_path: Path):
     assert rows.get_total_buffer_size() < 1.2 * rows.nbytes
 
 
-def test_large_whole_numbers_beside_fractions_are_rounded(tmp_path: Path):
-    write_list(tmp_path / "a.parquet", x=pa.array([2**60 + 1, 5, 7]))
-    write_list(tmp_path / "b.parquet", x=pa.array([0.5, None, 1.5]))
+LARGE, EXACT = 2**53 + 1, 2**53
+YEAR_3000_US = 32_503_680_000_000_000
+FRACTIONS = pa.array([0.5, None, 1.5])
+NANOSECONDS = NUMBERS.cast(pa.timestamp("ns"))
+LOSING = {
+    "an id and fractions": (pa.array([LARGE, 5, None]), FRACTIONS),
+    "an id and small fractions": (pa.array([-LARGE, 5, None]), FRACTIONS.cast(pa.float32())),
+    "an unsigned id and fractions": (pa.array([2**64 - 1, 5, None], pa.uint64()), FRACTIONS),
+    "an unsigned id and whole numbers": (pa.array([2**63, 5, None], pa.uint64()), NUMBERS),
+    "the year 3000 and nanoseconds": (pa.array([YEAR_3000_US, 5, None], pa.timestamp("us")), NANOSECONDS),
+    "long and short times": (pa.array([10**10, 5, None], pa.duration("s")), NUMBERS.cast(pa.duration("ns"))),
+    "lists": (pa.array([[LARGE], [], None]), pa.array([[0.5], None, []])),
+    "structs": (pa.array([{"a": 5}, None, None]), pa.array([{"a": 0.5}, None, None])),
+    "lists of structs": (pa.array([[{"a": 5}], None, None]), pa.array([[{"a": 0.5}], None, None])),
+    "maps": (
+        pa.array([[("a", 5)], None, None], pa.map_(pa.string(), pa.int64())),
+        pa.array([[("a", 0.5)], None, None], pa.map_(pa.string(), pa.float64())),
+    ),
+    "long decimals": (pa.array([Decimal("0.1234567890123456"), None, None]), FRACTIONS),
+}
+
+
+@pytest.mark.parametrize("case", LOSING)
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_types_of_which_one_would_lose_values_are_refused_before_the_build(tmp_path: Path, case: str, order: str):
+    for name, column in zip(order, LOSING[case], strict=True):
+        write_list(tmp_path / f"{name}.parquet", x=column, y=NUMBERS)
+    for look in (check_input, opened):
+        with pytest.raises(ConfigError, match=rf"'x' is .*{order[0]}\.parquet, and .*{order[1]}\.parquet") as caught:
+            look(config(tmp_path))
+        assert "does not have every value" in caught.value.allowed
+        assert caught.value.fix.endswith("build.save_additional_columns to [y].")
+    (rows,) = all_rows(config(tmp_path, save_additional_columns=["y"]))
+    assert rows.num_rows == 6
+    one, two = all_rows(config(tmp_path, number_sample_per_shard=3))
+    assert one["x"].to_pylist() + two["x"].to_pylist() == [
+        value for file in "ab" for value in LOSING[case][order.index(file)].to_pylist()
+    ]
+
+
+KEEPING = {
+    "whole numbers and fractions": (pa.array([EXACT, -EXACT, None]), FRACTIONS, pa.float64()),
+    "nothing and fractions": (pa.nulls(3, pa.int64()), FRACTIONS, pa.float64()),
+    "short numbers and small fractions": (NUMBERS.cast(pa.int32()), FRACTIONS.cast(pa.float32()), pa.float64()),
+    "small unsigned and whole numbers": (pa.array([2**63 - 1, 5, None], pa.uint64()), pa.array([-1, 0, 1]), pa.int64()),
+    "this century": (NUMBERS.cast(pa.timestamp("us")), NANOSECONDS, pa.timestamp("ns")),
+    "lists": (
+        pa.array([[1], [], None], pa.list_(pa.int32())),
+        pa.array([[0.5], None, []]),
+        pa.list_(pa.field("element", pa.float64())),
+    ),
+    "short decimals": (pa.array([Decimal("0.25"), None, None]), FRACTIONS, pa.float64()),
+}
+
+
+@pytest.mark.parametrize("case", KEEPING)
+def test_types_that_keep_each_value_go_together(tmp_path: Path, case: str):
+    *columns, kind = KEEPING[case]
+    for name, column in zip("ab", columns, strict=True):
+        write_list(tmp_path / f"{name}.parquet", x=column)
     (rows,) = all_rows(config(tmp_path))
-    assert rows["x"].to_pylist() == [2.0**60, 5.0, 7.0, 0.5, None, 1.5]
+    assert rows["x"].type == kind
+    assert rows["x"].to_pylist() == [value for column in columns for value in column.to_pylist()]
+
+
+def test_whole_numbers_of_a_file_without_statistics_may_be_large(tmp_path: Path):
+    table = pa.table({"url": ["u"], "caption": ["a"], "x": [1]})
+    pq.write_table(table, tmp_path / "a.parquet", write_statistics=False)
+    write_list(tmp_path / "b.parquet", x=FRACTIONS)
+    with pytest.raises(ConfigError, match="statistics do not say how large"):
+        check_input(config(tmp_path))
+
+
+@pytest.mark.parametrize(("number", "is_refused"), [(LARGE, True), (EXACT, False)])
+def test_whole_numbers_of_a_text_file_are_known(tmp_path: Path, number: int, is_refused: bool):
+    write_lines(tmp_path / "a.jsonl", [1, number, None])
+    write_list(tmp_path / "b.parquet", x=FRACTIONS)
+    if not is_refused:
+        (rows,) = all_rows(config(tmp_path))
+        assert rows["x"].to_pylist() == [1, number, None, 0.5, None, 1.5]
+        return
+    for look in (check_input, opened):
+        with pytest.raises(ConfigError, match=r"from 1 to 9,007,199,254,740,993"):
+            look(config(tmp_path))
+
+
+def test_a_text_file_without_a_value_takes_the_type_of_those_that_it_meets(tmp_path: Path):
+    write_lines(tmp_path / "a.jsonl", [LARGE, 5])
+    write_lines(tmp_path / "b.jsonl", [None, None])
+    write_lines(tmp_path / "c.jsonl", [0.5, 1.5])
+    one, two = all_rows(config(tmp_path, number_sample_per_shard=4))
+    assert one["x"].to_pylist() == [LARGE, 5, None, None] and two["x"].to_pylist() == [0.5, 1.5]
 
 
 def test_urls_and_captions_are_texts_whatever_each_file_has(tmp_path: Path):
