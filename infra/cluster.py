@@ -14,9 +14,10 @@ from types import ModuleType
 
 from infra.cluster_address import require_head
 from infra.errors import MachineError
-from infra.session_folder import session_folder, sweep_dead_sessions
+from infra.session_folder import end_processes_of, session_folder, sweep_dead_sessions
 
 OBJECT_STORE_BYTES = 256 << 20  # images never enter it: only plans, counts and metrics do
+WORKERS_END_S = 5.0
 KEPT_LOGS = ("worker-*.out", "worker-*.err", "raylet.*", "gcs_server.*", "train/*.log", "ray-data/*.log")
 
 # Read by Ray when it is imported or when its daemons start: so they are set before either.
@@ -72,6 +73,9 @@ def connect(logs: Path, *, address: str | None = None, cpus: int | None = None) 
                 yield Cluster(int(resources.get("CPU", 0)), gpus, logs, folder / "scratch")
             finally:
                 ray.shutdown()
+                if not address:
+                    # A worker of Ray 2.60 may hang for ever in its own end.
+                    end_processes_of(folder, patience_s=WORKERS_END_S)
         finally:
             _keep_logs(folder, logs)
 

@@ -52,8 +52,24 @@ def sweep_dead_sessions() -> None:
     for parent in {_short_temporary_folder(), Path(tempfile.gettempdir())}:
         for folder in parent.glob(f"{PREFIX}*-*"):
             if NAME.fullmatch(folder.name) and _is_abandoned(folder):
-                _kill_processes_of(folder)
+                end_processes_of(folder, patience_s=0)
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def end_processes_of(session: Path, *, patience_s: float) -> None:
+    """Waits so long for the processes that have a file open in the session's folder, and then kills them."""
+    _, alive = psutil.wait_procs(list(_processes_of(session)), timeout=patience_s)
+    for process in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _processes_of(session: Path) -> Iterator[psutil.Process]:
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            # By their open logs: Ray renames its processes, which hides their arguments and environment.
+            if process.pid != os.getpid() and any(file.path.startswith(f"{session}/") for file in process.open_files()):
+                yield process
 
 
 def _is_abandoned(folder: Path) -> bool:
@@ -76,14 +92,6 @@ def this_machine() -> str:
     """Its name and its boot: the locks of another one's processes may be unknown here."""
     boot = BOOT_FILE.read_text().strip() if BOOT_FILE.exists() else ""
     return f"{socket.gethostname()} {boot}"
-
-
-def _kill_processes_of(session: Path) -> None:
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            # By their open logs: Ray renames its processes, which hides their arguments and environment.
-            if any(file.path.startswith(f"{session}/") for file in process.open_files()):
-                process.kill()
 
 
 def _short_temporary_folder() -> Path:

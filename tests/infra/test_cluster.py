@@ -63,6 +63,23 @@ def test_a_cluster_is_quiet_keeps_its_logs_and_leaves_nothing_behind(tmp_path: P
     short_folder(tmp_path).rmdir()
 
 
+LEAVES_A_CHILD = """
+    @ray.remote
+    def leave_a_child():
+        import subprocess
+        return subprocess.Popen(["sleep", "600"], start_new_session=True).pid
+
+    print(ray.get(leave_a_child.remote()))
+"""
+
+
+def test_what_does_not_end_with_its_cluster_is_ended(tmp_path: Path):
+    """As a worker of Ray does now and then, which hangs in its own end."""
+    out, err = start(tmp_path, LEAVES_A_CHILD).communicate(timeout=120)
+    assert err == "" and not psutil.pid_exists(int(out.splitlines()[-1]))
+    short_folder(tmp_path).rmdir()
+
+
 @pytest.mark.slow
 def test_kill_9_of_the_driver_takes_its_cluster_along_and_the_next_start_sweeps(tmp_path: Path):
     driver = start(tmp_path, "time.sleep(600)")
