@@ -8,6 +8,7 @@ import shutil
 import socket
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ PREFIX = "diptych-"
 NAME = re.compile(PREFIX + r"\d+-(logs-|checkpoint-|list-)?[a-z0-9_]{8}")  # a process, its purpose, tempfile's part
 OWNER_FILE = "owner"
 BOOT_FILE = Path("/proc/sys/kernel/random/boot_id")
+LOOK_EVERY_S = 0.05
 MAX_TEMPORARY_PATH = 18  # Ray appends 89 characters, and the path of a socket may have 107
 
 
@@ -58,10 +60,20 @@ def sweep_dead_sessions() -> None:
 
 def end_processes_of(session: Path, *, patience_s: float) -> None:
     """Waits so long for the processes that have a file open in the session's folder, and then kills them."""
-    _, alive = psutil.wait_procs(list(_processes_of(session)), timeout=patience_s)
+    found, deadline = list(_processes_of(session)), time.monotonic() + patience_s
+    while (alive := [process for process in found if _is_alive(process)]) and time.monotonic() < deadline:
+        time.sleep(LOOK_EVERY_S)
     for process in alive:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    """False also for one that has ended and that its parent has not asked after yet."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE and process.is_running())
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _processes_of(session: Path) -> Iterator[psutil.Process]:

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from object_store import ObjectStore
+from PIL import Image
 from store_client import UseStore, forget_clients
 
 from infra.cluster import Cluster, connect
+
+PILLOWS_LIMIT = Image.MAX_IMAGE_PIXELS
 
 # Shared machines stall for longer than hypothesis would allow an example.
 settings.register_profile("diptych", deadline=None)
@@ -26,6 +29,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kill-seed", type=int, default=None, help="seed of the stress tests' moments; random if not given"
     )
+
+
+def pytest_runtest_teardown() -> None:
+    """Reading a picture sets Pillow's limit for the whole process, which the next test is not about."""
+    Image.MAX_IMAGE_PIXELS = PILLOWS_LIMIT
 
 
 @pytest.fixture(scope="session")
