@@ -141,6 +141,7 @@ def test_a_driver_killed_with_9_is_lost_and_resume_goes_on_from_the_bucket_alone
     assert not [entry.path for entry in run.list_files(recursive=True) if secret in run.read_bytes(entry.path)]
 
 
+@pytest.mark.long
 def test_stop_saves_first_and_resume_does_nothing_again(
     tmp_path: Path, web: CountingWeb, store: ObjectStore, undisturbed: Storage
 ):

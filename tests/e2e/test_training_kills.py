@@ -124,6 +124,7 @@ def training_workers(driver: subprocess.Popen[str]) -> list[psutil.Process]:
     return workers_in(family(driver.pid))
 
 
+@pytest.mark.long
 def test_a_killed_worker_is_replaced_and_the_losses_stay_the_same(folder: Path, undisturbed: dict[int, float]):
     (folder / "worker.yaml").write_text(CONFIG)
     run = folder / "runs" / "worker"
@@ -138,6 +139,7 @@ def test_a_killed_worker_is_replaced_and_the_losses_stay_the_same(folder: Path, 
     assert "the workers were started again" in (folder / "output.txt").read_text()
 
 
+@pytest.mark.long
 def test_ctrl_c_and_kill_9_of_everything_change_nothing(folder: Path, undisturbed: dict[int, float]):
     (folder / "whole.yaml").write_text(CONFIG)
     run = folder / "runs" / "whole"
