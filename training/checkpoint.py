@@ -118,8 +118,7 @@ def write_marker(checkpoint: Storage, state: CheckpointState, files: dict[str, F
 
 def read_files(checkpoint: Storage) -> dict[str, FileFacts]:
     """What the marker vouches for. Raises FileNotFoundError; ValueError, KeyError or TypeError for one that is torn."""
-    files = json.loads(checkpoint.read_bytes(MARKER_FILE))["files"]
-    return {name: FileFacts(**{**facts, "kind": TensorKind(facts["kind"])}) for name, facts in files.items()}
+    return _files_in(json.loads(checkpoint.read_bytes(MARKER_FILE)))
 
 
 def read_state(checkpoint: Storage) -> CheckpointState:
@@ -131,7 +130,7 @@ def read_state(checkpoint: Storage) -> CheckpointState:
             f"A checkpoint is whole once {MARKER_FILE} vouches for its files.",
             "Name another one of the run's checkpoints.",
         )
-    return _state_in(checkpoint)
+    return _state_in(json.loads(checkpoint.read_bytes(MARKER_FILE)))
 
 
 def problem_of(checkpoint: Storage) -> str | None:
@@ -153,9 +152,10 @@ def require_whole(checkpoint: Storage) -> None:
 def size_problem(checkpoint: Storage) -> str | None:
     """Why the checkpoint is not whole, by its files' sizes alone; None when it is."""
     try:
-        _state_in(checkpoint)
+        marker = json.loads(checkpoint.read_bytes(MARKER_FILE))
+        _state_in(marker)
         sizes = {entry.path: entry.size_bytes for entry in checkpoint.list_files()}
-        for name, facts in read_files(checkpoint).items():
+        for name, facts in _files_in(marker).items():
             if sizes.get(name) != facts.size_bytes:
                 found = sizes.get(name, "no")
                 return f"{name} has {found} bytes, not {facts.size_bytes}"
@@ -164,8 +164,13 @@ def size_problem(checkpoint: Storage) -> str | None:
     return None
 
 
-def _state_in(checkpoint: Storage) -> CheckpointState:
-    state = json.loads(checkpoint.read_bytes(MARKER_FILE))["state"]
+def _files_in(marker: dict[str, Any]) -> dict[str, FileFacts]:
+    files = marker["files"]
+    return {name: FileFacts(**{**facts, "kind": TensorKind(facts["kind"])}) for name, facts in files.items()}
+
+
+def _state_in(marker: dict[str, Any]) -> CheckpointState:
+    state = marker["state"]
     return CheckpointState(**{**state, "losses": tuple(state["losses"])})
 
 

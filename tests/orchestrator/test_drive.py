@@ -103,13 +103,8 @@ def test_a_reader_that_goes_away_and_a_full_disk_behind_standard_error_do_not_en
 
 
 @pytest.fixture
-def tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
+def tracked(logged_out: None, tmp_path: Path) -> RunConfig:
     """A run that was handed to this machine, which has no login for its tracker."""
-    pytest.importorskip("wandb")
-    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_MODE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     data = make_dataset(tmp_path / "data", shards=1, rows=20)
     (tmp_path / "birds.yaml").write_text(
         f"storage: {tmp_path}/runs\n"

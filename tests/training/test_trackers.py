@@ -123,17 +123,6 @@ def test_without_trackers_there_is_nothing(tmp_path: Path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.fixture
-def logged_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """W&B's package, in a home without its key."""
-    pytest.importorskip("wandb")
-    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_MODE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.chdir(tmp_path)
-
-
 LOGIN_CHECK = """
 import traceback
 from infra.errors import ConfigError
